@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ground: values, words and encodings that every layer shares."""

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The exchange, version 1: what report data, signatures and HPKE info commit to."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from tightseal.model.canonical import Value, digest, labelled
+from tightseal.model.keypath import KeyRequest
+from tightseal.model.labels import Label
+from tightseal.model.provider import AttestedKeyBinding
+
+__all__ = [
+    "CLIENT_NONCE_BYTES",
+    "MAX_KEY_REQUESTS",
+    "PROTOCOL_VERSION",
+    "ChallengeBody",
+    "Kem",
+    "Transcript",
+    "quote_proof_report_data",
+    "response_body",
+]
+
+PROTOCOL_VERSION: Final = 1
+CLIENT_NONCE_BYTES: Final = 32
+MAX_KEY_REQUESTS: Final = 16
+"""Most keys in one exchange."""
+
+
+class Kem(StrEnum):
+    """Key encapsulation of the envelope; the suite's AEAD and KDF are fixed by it."""
+
+    MLKEM768_X25519 = "mlkem768-x25519"
+    X25519 = "x25519"
+
+
+@dataclass(frozen=True, slots=True)
+class ChallengeBody:
+    """What the provider signs before a workload makes evidence.
+
+    Attributes:
+        binding: the provider's identity and attested key.
+        nonce: the provider's MACed nonce.
+        client_nonce: 32 bytes that the workload sent; makes the challenge fresh to it.
+        expires_at: Unix seconds after which the nonce is refused.
+        provider_evidence_hash: SHA-256 of the provider's evidence in the challenge.
+    """
+
+    binding: AttestedKeyBinding
+    nonce: bytes
+    client_nonce: bytes
+    expires_at: int
+    provider_evidence_hash: bytes
+
+    def to_sign(self) -> bytes:
+        """The bytes that the attested key signs."""
+        return labelled(
+            Label.SIGN_CHALLENGE,
+            [
+                PROTOCOL_VERSION,
+                self.binding.as_value(),
+                self.nonce,
+                self.client_nonce,
+                self.expires_at,
+                self.provider_evidence_hash,
+            ],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What both sides agree on; the workload's report data is its digest.
+
+    Attributes:
+        binding: identity and attested key, as the challenge gave them.
+        nonce: the provider's nonce.
+        kem: the envelope's KEM.
+        recipient_key: raw public key, 32 bytes (X25519) or 1216 bytes (ML-KEM-768
+            encapsulation key, then X25519).
+        keys: the key requests, in order.
+        event_log_hash: SHA-256 of the event log sent along, or ``None``.
+    """
+
+    binding: AttestedKeyBinding
+    nonce: bytes
+    kem: Kem
+    recipient_key: bytes
+    keys: tuple[KeyRequest, ...]
+    event_log_hash: bytes | None = None
+
+    def as_value(self) -> Value:
+        """The transcript as a canonical value."""
+        return [
+            PROTOCOL_VERSION,
+            self.binding.identity.as_value(),
+            self.binding.key_hash(),
+            self.nonce,
+            self.kem.value,
+            self.recipient_key,
+            [k.as_value() for k in self.keys],
+            self.event_log_hash,
+            self.binding.tls_key_hash,
+        ]
+
+    def report_data(self) -> bytes:
+        """The 64 bytes that the workload's evidence must carry."""
+        return digest(Label.REPORT_WORKLOAD, self.as_value())
+
+    def hash_with(self, evidence: bytes) -> bytes:
+        """SHA-512 over the transcript and the evidence that answered it; 64 bytes."""
+        return digest(
+            Label.TRANSCRIPT, [self.as_value(), hashlib.sha256(evidence).digest()]
+        )
+
+    def hpke_info(self, evidence: bytes, *, index: int) -> bytes:
+        """HPKE ``info`` of the envelope of key ``index`` of this exchange."""
+        return labelled(Label.HPKE_INFO, [self.hash_with(evidence), index])
+
+
+def response_body(
+    *,
+    transcript_hash: bytes,
+    envelopes: tuple[bytes, ...],
+    entry_id: bytes,
+    issued_at: int,
+) -> bytes:
+    """The bytes that the attested key signs over a response.
+
+    Args:
+        transcript_hash: of ``Transcript.hash_with``, 64 bytes.
+        envelopes: the ciphertexts, in the order of the key requests.
+        entry_id: names the journal entry, 16 bytes.
+        issued_at: Unix seconds by the provider's clock.
+    """
+    hashes: list[Value] = [hashlib.sha256(e).digest() for e in envelopes]
+    return labelled(Label.SIGN_RESPONSE, [transcript_hash, hashes, entry_id, issued_at])
+
+
+def quote_proof_report_data(signed_body: bytes) -> bytes:
+    """Report data of the provider's quote over one response; 64 bytes.
+
+    Args:
+        signed_body: the bytes of ``response_body`` for that response.
+    """
+    return digest(Label.REPORT_QUOTE_PROOF, signed_body)

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The registry of labels: every report data, signature, MAC and KDF input has one.
+
+A label separates domains: bytes made for one use can never be taken for another.
+Labels are added, never changed; a key made under a changed label would be lost.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = ["Label"]
+
+
+class Label(StrEnum):
+    """Every label in use. Distinct by construction and by test."""
+
+    # report data
+    REPORT_WORKLOAD = "tightseal/v1/report-data/workload"
+    REPORT_ATTESTED_KEY = "tightseal/v1/report-data/attested-key"
+    REPORT_QUOTE_PROOF = "tightseal/v1/report-data/quote-proof"
+    # signatures by the attested key
+    SIGN_CHALLENGE = "tightseal/v1/signature/challenge"
+    SIGN_RESPONSE = "tightseal/v1/signature/response"
+    # hashes and MACs
+    TRANSCRIPT = "tightseal/v1/hash/transcript"
+    REQUEST = "tightseal/v1/hash/request"
+    CLAIMS = "tightseal/v1/hash/claims"
+    SETTINGS = "tightseal/v1/hash/settings"
+    PROVIDER_IDENTITY = "tightseal/v1/hash/provider-identity"
+    KEYRING_SIDECAR = "tightseal/v1/hash/keyring-sidecar"
+    NONCE_MAC = "tightseal/v1/mac/nonce"
+    COLLATERAL_GUARD_MAC = "tightseal/v1/mac/collateral-guard"
+    REDEEMED_NONCE = "tightseal/v1/hash/redeemed-nonce"
+    # HPKE
+    HPKE_INFO = "tightseal/v1/hpke/info"
+    # KDF: the chain, one label a level
+    KDF_TRUST_DOMAIN = "tightseal/v1/kdf/trust-domain"
+    KDF_TENANT = "tightseal/v1/kdf/tenant"
+    KDF_WORKLOAD = "tightseal/v1/kdf/workload"
+    KDF_PURPOSE = "tightseal/v1/kdf/purpose"
+    KDF_LABEL = "tightseal/v1/kdf/label"
+    # KDF: the provider's own secrets
+    KDF_ATTESTED_KEY = "tightseal/v1/kdf/attested-key"
+    KDF_NONCE_MAC = "tightseal/v1/kdf/nonce-mac"

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the layers need of each other and of the world, as interfaces.
+
+``release`` and ``service`` hand implementations in; the layers themselves import only
+the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from tightseal.model.canonical import Value
+from tightseal.model.claims import Claims
+from tightseal.model.secret import Secret
+
+__all__ = [
+    "Clock",
+    "EvidenceSource",
+    "JournalEntry",
+    "NonceRedemption",
+    "Recorder",
+    "RootPlatform",
+    "Verifier",
+]
+
+Clock: TypeAlias = Callable[[], int]
+"""Unix seconds. The host's clock, handed in from above; never called by the core."""
+
+
+class EvidenceSource(Protocol):
+    """A platform that can make evidence about the code that runs on it."""
+
+    def evidence(self, report_data: bytes) -> bytes:
+        """Hardware evidence over exactly 64 bytes of report data.
+
+        Raises:
+            PlatformError: ``platform_failed`` or ``platform_unsupported``.
+        """
+        ...
+
+
+class RootPlatform(EvidenceSource, Protocol):
+    """A platform that also holds a sealing key: the root of the sidecar shape."""
+
+    @property
+    def name(self) -> str:
+        """The kind of platform, such as ``gramine`` or ``sim``."""
+        ...
+
+    def own_measurement(self) -> tuple[str, bytes]:
+        """TEE kind and measurement that this process sees of itself, by local report.
+
+        Raises:
+            PlatformError: ``platform_failed``; ``provider_debug`` where the report
+                says that the host may read this process.
+        """
+        ...
+
+    def sealing_key(self) -> Secret:
+        """The platform's own sealing key, bound to this measurement; 16 or 32 bytes.
+
+        Raises:
+            PlatformError: ``platform_failed``, or ``sealing_key_unavailable`` where the
+                platform has none (TDX).
+        """
+        ...
+
+
+class Verifier(Protocol):
+    """Evidence to claims, with roots, collateral and verifier mode already chosen."""
+
+    def __call__(self, evidence: bytes, *, now: int) -> Claims:
+        """Verify evidence as of ``now``.
+
+        Raises:
+            EvidenceError: the evidence is not authentic.
+            CollateralError: it cannot be judged.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NonceRedemption:
+    """A nonce about to be burned, with what makes a retry recognisable.
+
+    Attributes:
+        nonce: the nonce itself.
+        expires_at: Unix seconds after which the row may be dropped.
+        request_hash: SHA-256 of the whole request, byte for byte.
+    """
+
+    nonce: bytes
+    expires_at: int
+    request_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """One decision, granted or refused.
+
+    Attributes:
+        entry_id: 16 random bytes; the receipt names it.
+        time: Unix seconds.
+        granted: whether keys left.
+        protocol_class: ``v1`` or ``legacy``.
+        code: ``granted``, or the stable code of the refusal.
+        body: key paths, evidence hash, claims digest, settings digest and reasons, as
+            a canonical value; never a key.
+    """
+
+    entry_id: bytes
+    time: int
+    granted: bool
+    protocol_class: str
+    code: str
+    body: Value
+
+
+class Recorder(Protocol):
+    """The journal: takes the entry before the response leaves."""
+
+    def record(
+        self,
+        entry: JournalEntry,
+        *,
+        redemption: NonceRedemption | None,
+        response: bytes,
+    ) -> bytes:
+        """Burn the nonce, append the entry and keep the response, in one commit.
+
+        Returns:
+            the response to send: ``response``, or, where this very request was
+            answered before (same nonce, same request hash), the response kept then.
+
+        Raises:
+            EvidenceError: ``nonce_replayed``, where the nonce was redeemed by another
+                request.
+            ServiceError: ``journal_failed``; then nothing may leave.
+        """
+        ...
+
+    def kept_response(self, redemption: NonceRedemption) -> bytes | None:
+        """The response kept for this very request, or ``None`` where the nonce is new.
+
+        Raises:
+            EvidenceError: ``nonce_replayed``, where the nonce was redeemed by another
+                request.
+            ServiceError: ``journal_failed``.
+        """
+        ...

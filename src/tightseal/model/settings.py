@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Release settings: what changes which key leaves, and to whom.
+
+They come only from the measured configuration or, later, a signed bundle. Their digest
+is part of the provider's identity, and where no policy root is pinned it enters every
+key path: whoever edits them gets other keys.
+
+The digest covers only what differs from the default. So a later version may add a
+setting without changing anybody's keys, and for the same reason **a default, once
+released, never changes**: the table of defaults is a golden file in the tests.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from enum import StrEnum
+from typing import Annotated, Final
+
+import msgspec
+
+from tightseal.errors import Code, SettingsError
+from tightseal.model.canonical import Value, digest
+from tightseal.model.claims import MEASUREMENT_NAMES, TcbStatus, Tee
+from tightseal.model.keypath import MAX_NAME_CHARS, Authority, Kdf
+from tightseal.model.labels import Label
+from tightseal.model.verifiers import VerifierException, VerifierMode
+
+__all__ = [
+    "LegacyDerivation",
+    "LegacySettings",
+    "LimitSettings",
+    "PlatformRule",
+    "ReleaseSettings",
+    "SnpMinimum",
+]
+
+MAX_SIMULATED_ROOTS: Final = 4
+"""Most simulated roots that can be switched on at once."""
+
+ALWAYS_BOUND: Final = {
+    Tee.TDX: ("td_attributes", "xfam"),
+    Tee.SGX: ("attributes",),
+    Tee.SNP: ("policy",),
+}
+"""Attributes that enter every measured key, besides the selected measurements."""
+
+
+class PlatformRule(StrEnum):
+    """Which platforms a workload may run on."""
+
+    SAME = "same"
+    """The provider's own machine, by verified PPID and PIID, or chip id."""
+
+    ANY = "any"
+
+
+class LegacyDerivation(StrEnum):
+    """How the legacy protocol derives a key."""
+
+    CHAIN = "chain"
+    """The labelled chain, with protocol class ``legacy``."""
+
+    COMPATIBLE = "compatible"
+    """``SHA256(sealing key | MRTD | RTMR0..3)``, as the systems it replaces do; it can
+    reproduce the keys of this same enclave only, and leaves attributes out."""
+
+
+class LegacySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The framed TCP protocol of gramine-sealing-key-provider and dstack.
+
+    Attributes:
+        enabled: whether the protocol is served at all.
+        derivation: see :class:`LegacyDerivation`.
+        json_errors: answer a refusal with a framed JSON error instead of closing.
+    """
+
+    enabled: bool = False
+    derivation: LegacyDerivation = LegacyDerivation.CHAIN
+    json_errors: bool = False
+
+
+class SnpMinimum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Lowest accepted ``reported_tcb`` component values; AMD publishes no status.
+
+    Attributes:
+        bootloader, tee, snp, microcode: minimum per component.
+        fmc: minimum for Turin's FMC; 0 where the product has none.
+    """
+
+    bootloader: Annotated[int, msgspec.Meta(ge=0, le=255)] = 0
+    tee: Annotated[int, msgspec.Meta(ge=0, le=255)] = 0
+    snp: Annotated[int, msgspec.Meta(ge=0, le=255)] = 0
+    microcode: Annotated[int, msgspec.Meta(ge=0, le=255)] = 0
+    fmc: Annotated[int, msgspec.Meta(ge=0, le=255)] = 0
+
+
+class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bounds that decide whether a request is looked at.
+
+    Attributes:
+        max_evidence_bytes: longest evidence.
+        max_event_log_bytes: longest event log sent along.
+        max_keys: most keys in one exchange.
+    """
+
+    max_evidence_bytes: Annotated[int, msgspec.Meta(ge=4096, le=1 << 20)] = 1 << 18
+    max_event_log_bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 22)] = 1 << 18
+    max_keys: Annotated[int, msgspec.Meta(ge=1, le=16)] = 16
+
+
+Name = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1, max_length=MAX_NAME_CHARS, pattern=r"^[a-z0-9][a-z0-9._-]*\Z"
+    ),
+]
+
+
+class ReleaseSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """Every release setting with its default.
+
+    Attributes:
+        verifier: which verifiers judge Intel evidence.
+        verifier_exceptions: rules on which one verifier may be overruled, by name.
+        accepted_tcb: Intel TCB statuses that get keys.
+        snp_minimum_tcb: lowest accepted AMD component versions.
+        tdx_identity, sgx_identity, snp_identity: the measurements that a ``measured``
+            key belongs to.
+        platform: which platforms a workload may run on.
+        kdf: KDF of every chain.
+        tenant: the tenant that keys are derived under.
+        nonce_life: seconds that a challenge can be answered.
+        attested_key_life: seconds after which the attested key is renewed.
+        simulated_roots: base64 of the DER root certificates of simulated worlds that
+            are accepted. Empty in production.
+        legacy: the framed TCP protocol.
+        limits: bounds on requests.
+    """
+
+    verifier: VerifierMode = VerifierMode.BOTH
+    verifier_exceptions: tuple[VerifierException, ...] = ()
+    accepted_tcb: tuple[TcbStatus, ...] = (TcbStatus.UP_TO_DATE,)
+    snp_minimum_tcb: SnpMinimum = SnpMinimum()
+    tdx_identity: tuple[str, ...] = (
+        "mrtd",
+        "rtmr0",
+        "rtmr1",
+        "rtmr2",
+        "rtmr3",
+        "mr_config_id",
+        "mr_owner",
+        "mr_owner_config",
+    )
+    sgx_identity: tuple[str, ...] = ("mrenclave", "isv_prod_id", "config_id")
+    snp_identity: tuple[str, ...] = (
+        "snp_measurement",
+        "host_data",
+        "vmpl",
+        "id_key_digest",
+    )
+    platform: PlatformRule = PlatformRule.SAME
+    kdf: Kdf = Kdf.HKDF_SHA256
+    tenant: Name = "default"
+    nonce_life: Annotated[int, msgspec.Meta(ge=10, le=600)] = 120
+    attested_key_life: Annotated[int, msgspec.Meta(ge=60, le=86_400)] = 3600
+    simulated_roots: Annotated[
+        tuple[str, ...], msgspec.Meta(max_length=MAX_SIMULATED_ROOTS)
+    ] = ()
+    legacy: LegacySettings = LegacySettings()
+    limits: LimitSettings = LimitSettings()
+
+    def __post_init__(self) -> None:
+        """Refuse what the types cannot express.
+
+        Raises:
+            SettingsError: ``settings_invalid``, naming the setting.
+        """
+        for tee, names in self.identity_selections().items():
+            _check_selection(tee, names)
+        _check_unique("accepted_tcb", self.accepted_tcb)
+        _check_unique("verifier_exceptions", self.verifier_exceptions)
+        if not self.accepted_tcb:
+            _refuse("accepted_tcb is empty: no Intel evidence could get a key")
+        if TcbStatus.REVOKED in self.accepted_tcb:
+            _refuse("accepted_tcb names Revoked, which is never accepted")
+        for text in self.simulated_roots:
+            _decode_root(text)
+
+    def identity_selections(self) -> dict[Tee, tuple[str, ...]]:
+        """The selected measurements of each TEE."""
+        return {
+            Tee.TDX: self.tdx_identity,
+            Tee.SGX: self.sgx_identity,
+            Tee.SNP: self.snp_identity,
+        }
+
+    def simulated_root_certificates(self) -> tuple[bytes, ...]:
+        """The simulated roots as DER certificates, not yet parsed."""
+        return tuple(_decode_root(text) for text in self.simulated_roots)
+
+    def differences(self) -> dict[str, Value]:
+        """The settings that differ from their default, nested, as canonical values."""
+        return _differences(self)
+
+    def digest(self) -> bytes:
+        """SHA-512 over the labelled encoding of :meth:`differences`; 64 bytes."""
+        return digest(Label.SETTINGS, self.differences())
+
+    def authority(self) -> Authority:
+        """What stands behind the rules where no policy root is pinned."""
+        return Authority(kind="settings_digest", value=self.digest())
+
+
+def _differences(settings: msgspec.Struct) -> dict[str, Value]:
+    changed: dict[str, Value] = {}
+    for field in msgspec.structs.fields(type(settings)):
+        value = getattr(settings, field.name)
+        if value == field.default:
+            continue
+        if isinstance(value, msgspec.Struct):
+            changed[field.name] = _differences(value)
+        else:
+            changed[field.name] = msgspec.to_builtins(value)
+    return changed
+
+
+def _check_selection(tee: Tee, names: tuple[str, ...]) -> None:
+    setting = f"{tee.value}_identity"
+    _check_unique(setting, names)
+    if not names:
+        _refuse(f"{setting} is empty: every workload would share its keys")
+    unknown = set(names) - set(MEASUREMENT_NAMES[tee])
+    if unknown:
+        known = ", ".join(MEASUREMENT_NAMES[tee])
+        _refuse(f"{setting} names {sorted(unknown)}; known are {known}")
+
+
+def _check_unique(setting: str, values: tuple[str, ...]) -> None:
+    if len(set(values)) != len(values):
+        _refuse(f"{setting} names something twice")
+
+
+def _decode_root(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as e:
+        message = "simulated_roots: not the base64 of a DER certificate"
+        raise SettingsError(Code.SETTINGS_INVALID, message) from e
+
+
+def _refuse(message: str) -> None:
+    raise SettingsError(Code.SETTINGS_INVALID, message)

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bounds and field types of the HTTP API's JSON, and the decoders of its texts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+
+from tightseal.model.base64url import base64url_chars, decode_base64url
+from tightseal.model.keypath import MAX_NAME_CHARS
+
+MIN_NONCE_BYTES: Final = 16
+MAX_NONCE_BYTES: Final = 128
+"""Length of the provider's nonce; its form is the provider's own business."""
+
+HASH_BYTES: Final = 32
+TRANSCRIPT_HASH_BYTES: Final = 64
+PUBLIC_KEY_BYTES: Final = 32
+SIGNATURE_BYTES: Final = 64
+ENTRY_ID_BYTES: Final = 16
+SETTINGS_DIGEST_BYTES: Final = 64
+MIN_MEASUREMENT_BYTES: Final = 32
+MAX_MEASUREMENT_BYTES: Final = 48
+MAX_RECIPIENT_KEY_BYTES: Final = 2048
+"""Longest recipient key looked at; the KEM decides the exact length later."""
+
+MAX_ENVELOPE_BYTES: Final = 2048
+"""ML-KEM-768 + X25519 encapsulation (1120), 64 bytes of key and a tag, with room."""
+
+MAX_EVIDENCE_BYTES: Final = 1 << 20
+MAX_EVENT_LOG_BYTES: Final = 1 << 22
+"""The most that release settings can allow; their defaults are far lower."""
+
+MAX_UNIX_SECONDS: Final = 253_402_300_799
+"""The last second of the year 9999."""
+
+MAX_CHALLENGE_REQUEST_BYTES: Final = 1024
+MAX_KEYS_REQUEST_BYTES: Final = (
+    base64url_chars(MAX_EVIDENCE_BYTES) + base64url_chars(MAX_EVENT_LOG_BYTES) + 16384
+)
+MAX_CHALLENGE_RESPONSE_BYTES: Final = 4 << 20
+"""Room for stapled collateral, whose CRLs grow over the years."""
+
+MAX_KEYS_RESPONSE_BYTES: Final = 2 << 20
+MAX_PROBLEM_BYTES: Final = 16 * 1024
+
+Seconds = Annotated[int, msgspec.Meta(ge=0, le=MAX_UNIX_SECONDS)]
+NonceText = Annotated[str, msgspec.Meta(max_length=base64url_chars(MAX_NONCE_BYTES))]
+ShortText = Annotated[str, msgspec.Meta(max_length=base64url_chars(64))]
+EvidenceText = Annotated[
+    str, msgspec.Meta(max_length=base64url_chars(MAX_EVIDENCE_BYTES))
+]
+EventLogText = Annotated[
+    str, msgspec.Meta(max_length=base64url_chars(MAX_EVENT_LOG_BYTES))
+]
+RecipientText = Annotated[
+    str, msgspec.Meta(max_length=base64url_chars(MAX_RECIPIENT_KEY_BYTES))
+]
+EnvelopeText = Annotated[
+    str, msgspec.Meta(max_length=base64url_chars(MAX_ENVELOPE_BYTES))
+]
+BoundedText = Annotated[str, msgspec.Meta(max_length=256)]
+# Printable ASCII; the lookahead refuses the newline that "$" lets pass in Python, and
+# means the same in the dialect of JSON Schema.
+PurposeText = Annotated[
+    str, msgspec.Meta(pattern=rf"^[ -~]{{1,{MAX_NAME_CHARS}}}(?!\n)$")
+]
+LabelText = Annotated[
+    str, msgspec.Meta(pattern=rf"^[ -~]{{0,{MAX_NAME_CHARS}}}(?!\n)$")
+]
+
+
+def exactly(text: str, field: str, length: int) -> bytes:
+    """Decode a field of exactly ``length`` bytes; raises ``request_malformed``."""
+    return decode_base64url(text, field=field, min_bytes=length, max_bytes=length)
+
+
+def nonce_bytes(text: str) -> bytes:
+    """Decode a provider's nonce; raises ``request_malformed``."""
+    return decode_base64url(
+        text, field="nonce", min_bytes=MIN_NONCE_BYTES, max_bytes=MAX_NONCE_BYTES
+    )
+
+
+def evidence_bytes(text: str, field: str) -> bytes:
+    """Decode evidence, at least one byte; raises ``request_malformed``."""
+    return decode_base64url(
+        text, field=field, min_bytes=1, max_bytes=MAX_EVIDENCE_BYTES
+    )
