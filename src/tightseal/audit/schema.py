@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The journal's file: its tables, how it is created, and what is checked on opening.
+
+The file lies outside the TEE, so its schema is hostile input: a trigger added by the
+host would run inside our transactions. Opening compares the whole schema, text by text,
+with the one that this version creates, and refuses any other.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, NoReturn
+from urllib.parse import quote
+
+from tightseal.errors import Code, ServiceError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = [
+    "BUSY_SECONDS",
+    "QUICK_CHECK_MAX_BYTES",
+    "FileMode",
+    "check_file",
+    "connect",
+    "create_file",
+    "fill_file",
+    "is_busy",
+    "wrapped",
+]
+
+BUSY_SECONDS: Final = 5
+"""Longest wait for another process that holds the file's lock, in seconds."""
+
+QUICK_CHECK_MAX_BYTES: Final = 64 << 20
+"""Largest file that is checked page by page on opening, in bytes."""
+
+_APPLICATION_ID: Final = 0x54534A4C
+_VERSION: Final = 1
+_CHECKPOINT_PAGES: Final = 1000
+_WAL_LIMIT_BYTES: Final = 64 << 20
+_FILL_ATTEMPTS: Final = 100
+_FILL_PAUSE: Final = 0.05
+
+_TABLES: Final = (
+    """CREATE TABLE journal (
+  seq INTEGER PRIMARY KEY,
+  entry_id BLOB NOT NULL UNIQUE,
+  time INTEGER NOT NULL,
+  granted INTEGER NOT NULL,
+  class TEXT NOT NULL,
+  code TEXT NOT NULL,
+  body BLOB NOT NULL
+) STRICT""",
+    """CREATE TABLE redeemed (
+  nonce_hash BLOB NOT NULL PRIMARY KEY,
+  expires_at INTEGER NOT NULL,
+  request_hash BLOB NOT NULL,
+  response BLOB NOT NULL
+) STRICT""",
+    "CREATE INDEX redeemed_by_expiry ON redeemed (expires_at)",
+    """CREATE TABLE purged (
+  only INTEGER PRIMARY KEY CHECK (only = 0),
+  through INTEGER NOT NULL
+) STRICT""",
+    "INSERT INTO purged (only, through) VALUES (0, -1)",
+)
+
+
+class FileMode(StrEnum):
+    """How the file is made durable; chosen when it is created, and kept in it."""
+
+    WAL = "wal"
+    """Write-ahead log: readers never wait. Needs shared memory between processes."""
+
+    ROLLBACK = "rollback"
+    """Rollback journal: for platforms without shared file mappings, such as Gramine."""
+
+
+def wrapped(error: Exception, doing: str) -> ServiceError:
+    """The one error for all that can go wrong with the file."""
+    name = getattr(error, "sqlite_errorname", None) or type(error).__name__
+    return ServiceError(Code.JOURNAL_FAILED, f"{doing}: {name}: {error}")
+
+
+def connect(path: Path, *, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
+    """A connection to an existing file; never creates one.
+
+    Raises:
+        sqlite3.Error: the file is missing, or no database.
+    """
+    connection = sqlite3.connect(
+        f"file:{quote(str(path.absolute()))}?mode=rw",
+        uri=True,
+        timeout=busy_seconds,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        for pragma in (
+            "trusted_schema = OFF",
+            "cell_size_check = ON",
+            "cache_spill = OFF",
+            "synchronous = FULL",
+            f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
+            f"journal_size_limit = {_WAL_LIMIT_BYTES}",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+        if _pragma(connection, "journal_mode") != "wal":
+            # Truncating syncs the emptied journal; deleting would need the folder too.
+            connection.execute("PRAGMA journal_mode = TRUNCATE")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def create_file(path: Path) -> None:
+    """Create the empty file, mode 0600, and make its name durable.
+
+    Raises:
+        FileExistsError: there is one.
+        OSError: the folder is missing or cannot be written.
+    """
+    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+    os.close(os.open(path, flags, 0o600))
+    folder = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def fill_file(path: Path, mode: FileMode) -> None:
+    """Give an empty file its tables, in one transaction; leave a filled one alone.
+
+    A crash between creating and filling leaves an empty file, which the next call
+    fills; two processes that start at once both succeed.
+
+    Raises:
+        sqlite3.Error: the file cannot be written or is no database.
+    """
+    for attempt in range(_FILL_ATTEMPTS):
+        connection: sqlite3.Connection | None = None
+        try:
+            connection = connect(path)
+            _fill(connection, mode)
+        except sqlite3.OperationalError as e:
+            # Changing the journal mode reports "locked" without waiting.
+            if not is_busy(e) or attempt == _FILL_ATTEMPTS - 1:
+                raise
+            time.sleep(_FILL_PAUSE)
+        else:
+            return
+        finally:
+            if connection is not None:
+                connection.close()
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether another process holds the lock, so that trying again may help."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+    }
+
+
+def check_file(path: Path) -> None:
+    """Check that the file is a journal of this version, and whole where that is cheap.
+
+    Raises:
+        ServiceError: ``journal_failed``: missing, another application's, another
+            version's, a changed schema, or damaged pages. Damage inside a well-formed
+            page, and a file put back to an older state, are not noticed.
+    """
+    if not path.is_file():
+        _refuse(f"missing: no journal at {path}; create it first")
+    try:
+        connection = connect(path)
+        try:
+            _check(connection, path)
+        finally:
+            connection.close()
+    except (sqlite3.Error, OSError) as e:
+        raise wrapped(e, f"opening {path}") from e
+
+
+def _fill(connection: sqlite3.Connection, mode: FileMode) -> None:
+    if not _empty(connection):
+        return
+    if mode is FileMode.WAL:
+        connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if _empty(connection):
+            for statement in _TABLES:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {_VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _empty(connection: sqlite3.Connection) -> bool:
+    return not _schema(connection) and _pragma(connection, "application_id") == 0
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    if _pragma(connection, "application_id") != _APPLICATION_ID:
+        _refuse(f"{path} is not a journal")
+    version = _pragma(connection, "user_version")
+    if version != _VERSION:
+        _refuse(f"{path} is of version {version}, expected {_VERSION}")
+    if _schema(connection) != _expected_schema():
+        _refuse(f"{path} has a schema that no version of this program creates")
+    if path.stat().st_size <= QUICK_CHECK_MAX_BYTES:
+        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            _refuse(f"{path} is damaged: {found}")
+
+
+def _schema(connection: sqlite3.Connection) -> frozenset[tuple[str | None, ...]]:
+    rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema")
+    return frozenset(tuple(row) for row in rows)
+
+
+def _expected_schema() -> frozenset[tuple[str | None, ...]]:
+    connection = sqlite3.connect(":memory:")
+    try:
+        for statement in _TABLES:
+            connection.execute(statement)
+        return _schema(connection)
+    finally:
+        connection.close()
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> object:
+    return connection.execute(f"PRAGMA {name}").fetchone()[0]
+
+
+def _refuse(detail: str) -> NoReturn:
+    raise ServiceError(Code.JOURNAL_FAILED, detail)
