@@ -19,6 +19,10 @@ from tightseal.model.ports import JournalEntry, NonceRedemption
 NOW = 1_800_000_000
 
 
+def say(word: str) -> None:
+    os.write(1, word.encode() + b"\n")
+
+
 def entry_of(entry_id: bytes) -> JournalEntry:
     return JournalEntry(entry_id, NOW, True, "v1", "granted", {"of": entry_id})
 
@@ -43,7 +47,7 @@ def record_until_killed(journal: SqliteJournal) -> None:
                 response=response_of(entry_id),
             )
             if got == response_of(entry_id):
-                os.write(1, entry_id.hex().encode() + b"\n")
+                say(entry_id.hex())
 
     for _ in range(8):
         threading.Thread(target=record, daemon=True).start()
@@ -52,7 +56,7 @@ def record_until_killed(journal: SqliteJournal) -> None:
 
 def race(journal: SqliteJournal, name: str) -> None:
     """For each nonce on stdin: try to redeem it, and print how that ended."""
-    print("ready", flush=True)
+    say("ready")
     for line in sys.stdin:
         nonce = bytes.fromhex(line)
         try:
@@ -62,9 +66,9 @@ def race(journal: SqliteJournal, name: str) -> None:
                 response=name.encode(),
             )
         except TightsealError as e:
-            print(e.code.value, flush=True)
+            say(e.code.value)
         else:
-            print("won", flush=True)
+            say("won")
     journal.close()
 
 
@@ -84,16 +88,17 @@ def fill_disk(journal: SqliteJournal) -> None:
             )
         except TightsealError as e:
             return e.code.value
-        print(entry_id.hex(), flush=True)
+        say(entry_id.hex())
         return "recorded"
 
     for _ in range(200):
         if (outcome := record()) != "recorded":
             break
-    print(outcome, flush=True)
-    print(record(), flush=True)
+    say(outcome)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    say(record())
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    print(record(), flush=True)
+    say(record())
     journal.close()
 
 

@@ -112,10 +112,7 @@ def test_mode_stays_with_the_file(path: Path, mode: FileMode) -> None:
 
 
 FOREIGN = {
-    "trigger": (
-        "CREATE TRIGGER forget AFTER INSERT ON redeemed BEGIN"
-        " DELETE FROM redeemed; END",
-    ),
+    "trigger": ("CREATE TRIGGER t AFTER INSERT ON journal BEGIN SELECT 1; END",),
     "extra table": ("CREATE TABLE extra (a)",),
     "extra index": ("CREATE INDEX by_code ON journal (code)",),
     "view in place of a table": (
@@ -148,8 +145,8 @@ def test_database_of_another_program_is_refused(path: Path) -> None:
         SqliteJournal.open_or_create(path)
 
 
-@pytest.mark.parametrize("content", [b"x", b"not a database at all" * 100])
-def test_garbage_is_refused(path: Path, content: bytes) -> None:
+def test_garbage_is_refused(path: Path) -> None:
+    content = b"not a database at all" * 100
     path.write_bytes(content)
     with refused("NOTADB"):
         SqliteJournal.open(path)

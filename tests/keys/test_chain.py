@@ -153,7 +153,7 @@ def test_different_paths_have_different_keys(one: KeyPath, other: KeyPath) -> No
 
 def variations() -> Iterator[tuple[str, KeyPath]]:
     w = PATH.workload
-    for field, values in {
+    changes: dict[str, list[Any]] = {
         "kdf": [k for k in Kdf if k is not PATH.kdf],
         "trust_domain": ["amd", "simulated:" + "00" * 48, "simulated:" + "01" * 48],
         "tenant": ["defaul", "default ", "disk"],
@@ -162,7 +162,8 @@ def variations() -> Iterator[tuple[str, KeyPath]]:
         "purpose": ["disk2", "dis", "default"],
         "label": ["disk", " "],
         "length": [16, 31, 33, 64],
-    }.items():
+    }
+    for field, values in changes.items():
         for value in values:
             yield field, dataclasses.replace(PATH, **{field: value})
     named = bound(identity=IdentityKind.NAMED, name="web")
@@ -174,11 +175,10 @@ def variations() -> Iterator[tuple[str, KeyPath]]:
         for i, (name, value) in enumerate(pairs):
             without = pairs[:i] + pairs[i + 1 :]
             flipped = bytes([value[0] ^ 1]) + value[1:]
-            yield f"{field} without {name}", bound(**{field: without})
-            yield (
-                f"{field} {name} flipped",
-                bound(**{field: (*without, (name, flipped))}),
-            )
+            fewer: dict[str, Any] = {field: without}
+            other: dict[str, Any] = {field: (*without, (name, flipped))}
+            yield f"{field} without {name}", bound(**fewer)
+            yield f"{field} {name} flipped", bound(**other)
     swapped = (("rtmr0", w.measurements[2][1]), ("rtmr1", w.measurements[1][1]))
     yield (
         "two registers swapped",

@@ -86,7 +86,7 @@ def wrapped(error: Exception, doing: str) -> ServiceError:
     return ServiceError(Code.JOURNAL_FAILED, f"{doing}: {name}: {error}")
 
 
-def connect(path: Path, *, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
     """A connection to an existing file; never creates one.
 
     Raises:
@@ -95,7 +95,7 @@ def connect(path: Path, *, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connec
     connection = sqlite3.connect(
         f"file:{quote(str(path.absolute()))}?mode=rw",
         uri=True,
-        timeout=busy_seconds,
+        timeout=BUSY_SECONDS,
         isolation_level=None,
         check_same_thread=False,
     )

@@ -151,7 +151,8 @@ class GroupWriter:
         if _identity(self._path) != self._identity:
             raise OSError(f"{self._path} is not the file that was opened")
         if self._connection is None:
-            self._connection = connect(self._path, busy_seconds=0)
+            self._connection = connect(self._path)
+            self._connection.execute("PRAGMA busy_timeout = 0")
         connection = self._connection
         _patiently(connection, "BEGIN IMMEDIATE")
         try:

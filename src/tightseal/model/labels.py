@@ -43,3 +43,4 @@ class Label(StrEnum):
     # KDF: the provider's own secrets
     KDF_ATTESTED_KEY = "tightseal/v1/kdf/attested-key"
     KDF_NONCE_MAC = "tightseal/v1/kdf/nonce-mac"
+    KDF_COLLATERAL_GUARD = "tightseal/v1/kdf/collateral-guard"

@@ -80,6 +80,7 @@ __all__ = [
     "ChallengeRequest",
     "ChallengeResponse",
     "InfoResponse",
+    "IntelCollateralJson",
     "KeyItem",
     "KeysRequest",
     "KeysResponse",
@@ -90,6 +91,8 @@ __all__ = [
     "Proof",
     "ProviderIdentityJson",
     "ReceiptJson",
+    "SnpCertificatesJson",
+    "StapledJson",
     "decode_json",
     "encode_json",
 ]

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tightseal.model import exchange
+from tightseal.model.exchange import ChallengeBody, Kem, Transcript, response_body
+from tightseal.model.keypath import KeyRequest
+from tightseal.model.provider import AttestedKeyBinding, ProviderIdentity
+
+BINDING = AttestedKeyBinding(
+    identity=ProviderIdentity(
+        tee="sgx",
+        measurement=b"m" * 32,
+        keyring_id=b"k" * 32,
+        policy_root=None,
+        settings_digest=b"s" * 64,
+    ),
+    public_key=b"p" * 32,
+    not_before=1_800_000_000,
+    not_after=1_800_086_400,
+)
+TRANSCRIPT = Transcript(
+    binding=BINDING,
+    nonce=b"n" * 56,
+    kem=Kem.X25519,
+    recipient_key=b"r" * 32,
+    keys=(KeyRequest("disk"), KeyRequest("signing", "a", 64)),
+)
+CHALLENGE = ChallengeBody(
+    binding=BINDING,
+    nonce=b"n" * 56,
+    client_nonce=b"c" * 32,
+    expires_at=1_800_000_060,
+    provider_evidence_hash=b"e" * 32,
+)
+
+
+def of_identity(**changed: Any) -> AttestedKeyBinding:
+    identity = dataclasses.replace(BINDING.identity, **changed)
+    return dataclasses.replace(BINDING, identity=identity)
+
+
+IDENTITIES = [
+    of_identity(tee="snp"),
+    of_identity(measurement=b"M" * 32),
+    of_identity(keyring_id=b"K" * 32),
+    of_identity(policy_root=b"s" * 32),
+    of_identity(settings_digest=b"S" * 64),
+    dataclasses.replace(BINDING, public_key=b"P" * 32),
+    dataclasses.replace(BINDING, tls_key_hash=b"t" * 32),
+]
+TRANSCRIPTS = [
+    *(dataclasses.replace(TRANSCRIPT, binding=b) for b in IDENTITIES),
+    *(
+        dataclasses.replace(TRANSCRIPT, **changed)
+        for changed in (
+            {"nonce": b"N" * 56},
+            {"kem": Kem.MLKEM768_X25519},
+            {"recipient_key": b"R" * 32},
+            {"keys": ()},
+            {"keys": TRANSCRIPT.keys[:1]},
+            {"keys": TRANSCRIPT.keys[::-1]},
+            {"keys": (KeyRequest("disk2"), TRANSCRIPT.keys[1])},
+            {"keys": (KeyRequest("disk", "x"), TRANSCRIPT.keys[1])},
+            {"keys": (KeyRequest("disk", "", 16), TRANSCRIPT.keys[1])},
+            {"keys": (KeyRequest("", "disk"), TRANSCRIPT.keys[1])},
+            {"event_log_hash": b"t" * 32},
+        )
+    ),
+]
+
+
+def test_every_field_of_the_transcript_is_varied() -> None:
+    for kind, base, varied in (
+        (Transcript, TRANSCRIPT, TRANSCRIPTS),
+        (ProviderIdentity, BINDING.identity, [b.identity for b in IDENTITIES]),
+    ):
+        for field in dataclasses.fields(kind):
+            values = [getattr(v, field.name) for v in varied]
+            assert any(v != getattr(base, field.name) for v in values), field.name
+
+
+def test_every_change_changes_what_is_committed_to() -> None:
+    every = [TRANSCRIPT, *TRANSCRIPTS]
+    assert len({t.report_data() for t in every}) == len(every)
+    assert len({t.hash_with(b"evidence") for t in every}) == len(every)
+    assert len({t.hpke_info(b"evidence", index=0) for t in every}) == len(every)
+    assert {len(t.report_data()) for t in every} == {64}
+
+
+def test_protocol_version_is_committed_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = TRANSCRIPT.report_data()
+    monkeypatch.setattr(exchange, "PROTOCOL_VERSION", 2)
+    assert TRANSCRIPT.report_data() != before
+
+
+def test_evidence_and_index_enter_the_envelope() -> None:
+    infos = {
+        TRANSCRIPT.hpke_info(evidence, index=index)
+        for evidence in (b"", b"evidence", b"evidence\0")
+        for index in range(16)
+    }
+    assert len(infos) == 48
+    assert TRANSCRIPT.hash_with(b"evidence") != TRANSCRIPT.report_data()
+
+
+def test_attested_key_quote_commits_to_every_field_of_its_binding() -> None:
+    every = [
+        BINDING,
+        *IDENTITIES,
+        dataclasses.replace(BINDING, not_before=BINDING.not_before + 1),
+        dataclasses.replace(BINDING, not_after=BINDING.not_after + 1),
+    ]
+    assert len({b.report_data() for b in every}) == len(every)
+    assert TRANSCRIPT.report_data() not in {b.report_data() for b in every}
+
+
+def test_challenge_signature_covers_every_field() -> None:
+    every = [
+        CHALLENGE,
+        *(dataclasses.replace(CHALLENGE, binding=b) for b in IDENTITIES),
+        *(
+            dataclasses.replace(CHALLENGE, **changed)
+            for changed in (
+                {"nonce": b"N" * 56},
+                {"client_nonce": b"C" * 32},
+                {"expires_at": CHALLENGE.expires_at + 1},
+                {"provider_evidence_hash": b"E" * 32},
+            )
+        ),
+    ]
+    assert len({c.to_sign() for c in every}) == len(every)
+
+
+def body(**changed: Any) -> bytes:
+    fields: dict[str, Any] = {
+        "transcript_hash": b"h" * 64,
+        "envelopes": (b"one", b"two"),
+        "entry_id": b"i" * 16,
+        "issued_at": 1,
+    }
+    return response_body(**fields | changed)
+
+
+def test_response_signature_covers_every_field() -> None:
+    every = [
+        body(),
+        body(transcript_hash=b"H" * 64),
+        body(envelopes=(b"two", b"one")),
+        body(envelopes=(b"onetwo",)),
+        body(envelopes=(b"one", b"two", b"")),
+        body(entry_id=b"I" * 16),
+        body(issued_at=2),
+    ]
+    assert len(set(every)) == len(every)
+
+
+NAMES = st.text(max_size=12)
+
+
+@given(
+    st.lists(st.builds(KeyRequest, NAMES, NAMES, st.integers(16, 64)), max_size=4),
+    st.lists(st.builds(KeyRequest, NAMES, NAMES, st.integers(16, 64)), max_size=4),
+)
+def test_key_requests_are_framed(
+    one: list[KeyRequest], other: list[KeyRequest]
+) -> None:
+    first = dataclasses.replace(TRANSCRIPT, keys=tuple(one)).report_data()
+    second = dataclasses.replace(TRANSCRIPT, keys=tuple(other)).report_data()
+    assert (first == second) is (one == other)
