@@ -1,0 +1,53 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- Replays prebuilt request bodies, each once: a second sending would be answered from
+-- the journal and measure nothing. Threads share one file: thread i of n takes every
+-- n-th body. wrk's own arguments follow "--": file, number of threads.
+
+local threads = {}
+
+function setup(thread)
+  thread:set("id", #threads)
+  table.insert(threads, thread)
+end
+
+function init(args)
+  bodies = {}
+  local file, count = args[1], tonumber(args[2])
+  local number = 0
+  for line in io.lines(file) do
+    if number % count == id then bodies[#bodies + 1] = line end
+    number = number + 1
+  end
+  at = 0
+  refused = 0
+  sent = 0
+end
+
+function request()
+  at = at + 1
+  local body = bodies[at]
+  if body == nil then
+    wrk.thread:stop()
+    return wrk.format("GET", "/healthz")
+  end
+  sent = at
+  return wrk.format("POST", "/v1/keys", {["Content-Type"] = "application/json"}, body)
+end
+
+function response(status)
+  if status ~= 200 then refused = refused + 1 end
+end
+
+function done(summary, latency, requests)
+  local refused_all = 0
+  for _, thread in ipairs(threads) do
+    refused_all = refused_all + thread:get("refused")
+  end
+  io.write(string.format(
+    '{"requests": %d, "seconds": %.6f, "refused": %d, "errors": %d, ' ..
+    '"p50_us": %.1f, "p99_us": %.1f}\n',
+    summary.requests, summary.duration / 1e6, refused_all,
+    summary.errors.connect + summary.errors.read + summary.errors.write
+      + summary.errors.timeout,
+    latency:percentile(50), latency:percentile(99)))
+end
