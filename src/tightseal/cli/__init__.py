@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: one thin file a command, loaded only when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Final
+
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
+
+from tightseal import __version__
+from tightseal.errors import TightsealError
+
+__all__ = ["COMMANDS", "build_app", "main"]
+
+_VERIFY: Final = "Verify evidence: 0 authentic, 1 rejected, 2 could not be read."
+
+COMMANDS: Final = (
+    ("verify", "tightseal.cli.verify:verify", _VERIFY),
+    ("inspect", "tightseal.cli.inspect:inspect", "Show evidence, unverified."),
+    (
+        "collateral",
+        "tightseal.cli.collateral:collateral_app",
+        "Fetch, export, import and show collateral.",
+    ),
+    ("key", "tightseal.cli.key:key", "Get a key from a provider."),
+    ("serve", "tightseal.cli.serve:serve", "Run a provider."),
+    ("config", "tightseal.cli.config:config_app", "Show and check settings."),
+)
+"""Every command, where it is, and what it does; a build may leave modules out."""
+
+INTERRUPTED: Final = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+
+def build_app() -> App:
+    """The application with its commands, none of them imported yet."""
+    app = App(
+        name="tightseal",
+        help="Persistent keys for confidential workloads: verify evidence, serve keys.",
+        version=f"tightseal {__version__}",
+        default_parameter=Parameter(negative=()),
+        result_action="return_value",
+        exit_on_error=False,
+        print_error=False,
+    )
+    for name, target, summary in COMMANDS:
+        if find_spec(target.partition(":")[0]) is not None:
+            app.command(target, name=name, help=summary)
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments without the program's name; the process's own by default.
+
+    Returns:
+        the exit status: the command's own, or 2 where the command line is wrong.
+    """
+    # AMD's VCEKs have serial number 0; saying so with every report helps nobody.
+    warnings.filterwarnings("ignore", message="Parsed a serial number which wasn't")
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        result = build_app()(arguments)
+        sys.stdout.flush()
+    except UnusedCliTokensError:
+        return _usage("unknown option, or too many arguments", arguments)
+    except CycloptsError as error:
+        return _usage(str(error), arguments)
+    except TightsealError as error:
+        from tightseal.cli import ui  # noqa: PLC0415 (start-up time)
+
+        ui.show_error(error)
+        return ui.exit_status(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has had enough; the interpreter must not flush again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _usage(message: str, arguments: list[str]) -> int:
+    from tightseal.cli import ui  # noqa: PLC0415 (start-up time)
+
+    command = arguments[0] if arguments and not arguments[0].startswith("-") else ""
+    known = command in {name for name, _, _ in COMMANDS}
+    return ui.usage_error(message, f"{command} --help" if known else "--help")

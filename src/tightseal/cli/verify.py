@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``tightseal verify``: is this evidence authentic, and what does it say."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, BinaryIO, Final
+
+from cyclopts import Parameter
+
+from tightseal.cli import ui
+from tightseal.cli.verdict import Verdict, document, show
+from tightseal.errors import (
+    Code,
+    EvidenceError,
+    PolicyError,
+    SettingsError,
+    TightsealError,
+)
+from tightseal.evidence.agreement import Disagreement, differences_markdown
+from tightseal.evidence.cache import ResultCache
+from tightseal.evidence.detect import (
+    MAX_TEXT_BYTES,
+    EvidenceKind,
+    decode_text,
+    detect,
+)
+from tightseal.evidence.roots import VENDOR_ROOTS, with_simulated
+from tightseal.evidence.verify import EvidenceVerifier
+from tightseal.model.claims import Claims, TcbStatus
+from tightseal.model.collateral import CollateralGuard, CollateralSource
+from tightseal.model.roots import TrustedRoots
+from tightseal.model.verifiers import VerifierException, VerifierMode
+
+__all__ = ["read_evidence", "verify"]
+
+STDIN: Final = "-"
+MAX_TIME: Final = 1 << 40
+"""Latest ``--at``, Unix seconds."""
+
+MAX_ROOT_FILE_BYTES: Final = 1 << 16
+RESULTS_KEPT: Final = 64
+"""Signature results kept; one command verifies a handful."""
+
+
+class UsageError(Exception):
+    """The command line asks for what cannot be asked."""
+
+
+def verify(
+    evidence: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    /,
+    *,
+    collateral: Path | None = None,
+    at: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    root_ca: Path | None = None,
+    verifier: VerifierMode = VerifierMode.BOTH,
+    accept_tcb: str | None = None,
+    accept_exception: str | None = None,
+    as_json: Annotated[bool, Parameter("--json")] = False,
+    differences: bool = False,
+) -> int:
+    """Verify evidence: 0 authentic, 1 rejected, 2 could not be read.
+
+    Args:
+        evidence: File with a quote or report, binary, hex or base64; - for stdin.
+        collateral: JSON of QuoteCollateralV3, or for SNP a folder with the
+            certificates. Without it: the cache, then the configured PCCS or KDS.
+        at: Verify as of this time, Unix seconds or RFC 3339; now by default.
+        root_ca: Root certificate of a simulated world, DER or PEM, to be trusted too.
+        verifier: Who judges Intel evidence.
+        accept_tcb: Intel TCB statuses to accept, with commas; all but Revoked by
+            default.
+        accept_exception: Rules on which dcap-qvl may be overruled, with commas:
+            sept_ve_enabled, qe_auth_data_length.
+        as_json: One JSON document on stdout.
+        differences: Print where the two verifiers differ on purpose, and stop.
+    """
+    if differences:
+        sys.stdout.write(differences_markdown())
+        return ui.EXIT_YES
+    try:
+        if evidence is None or (evidence.startswith("-") and evidence != STDIN):
+            raise UsageError(f"EVIDENCE is a file or -, got {evidence or 'nothing'}")
+        accepted = _statuses(accept_tcb)
+        exceptions = _exceptions(accept_exception)
+        now = int(time.time()) if at is None else _moment(at)
+        data = decode_text(read_evidence(evidence))
+        _check_kind(detect(data), verifier=verifier, accepted=accepted)
+        roots = _roots(root_ca)
+        verify_evidence = EvidenceVerifier(
+            roots=roots,
+            source=_source(collateral, roots),
+            cache=ResultCache(RESULTS_KEPT),
+            mode=verifier,
+            exceptions=exceptions,
+            guard=_guard() if at is None else None,
+            on_disagreement=_tell,
+            use_embedded=collateral is None,
+        )
+        claims = verify_evidence(data, now=now)
+        verdict = Verdict(claims, _status_error(claims, accepted))
+    except UsageError as error:
+        return ui.usage_error(str(error), "verify --help")
+    except TightsealError as error:
+        verdict = Verdict(error=error)
+    if as_json:
+        ui.print_json(document(verdict))
+    else:
+        show(verdict)
+    return verdict.exit_status
+
+
+def read_evidence(name: str) -> bytes:
+    """Read evidence from a file or, for ``-``, from stdin, at most its longest form.
+
+    Raises:
+        EvidenceError: ``evidence_unreadable`` or ``evidence_too_large``.
+    """
+    try:
+        if name == STDIN:
+            return _bounded(sys.stdin.buffer, "stdin")
+        with Path(name).open("rb") as file:
+            return _bounded(file, name)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        message = f"{name}: {reason}"
+        raise EvidenceError(Code.EVIDENCE_UNREADABLE, message) from error
+
+
+def _bounded(file: BinaryIO, name: str) -> bytes:
+    data = file.read(MAX_TEXT_BYTES + 1)
+    if len(data) > MAX_TEXT_BYTES:
+        message = f"{name}: more than {MAX_TEXT_BYTES} bytes"
+        raise EvidenceError(Code.EVIDENCE_TOO_LARGE, message)
+    return data
+
+
+def _check_kind(
+    kind: EvidenceKind, *, verifier: VerifierMode, accepted: frozenset[TcbStatus] | None
+) -> None:
+    if kind is EvidenceKind.QUOTE:
+        return
+    if verifier is VerifierMode.DCAP_QVL:
+        raise UsageError("--verifier dcap-qvl judges Intel evidence, and this is SNP's")
+    if accepted is not None:
+        raise UsageError("--accept-tcb names Intel's statuses, and SNP has none")
+
+
+def _statuses(text: str | None) -> frozenset[TcbStatus] | None:
+    if text is None:
+        return None
+    known = [s.value for s in TcbStatus if s is not TcbStatus.REVOKED]
+    return frozenset(TcbStatus(name) for name in _names("--accept-tcb", text, known))
+
+
+def _exceptions(text: str | None) -> frozenset[VerifierException]:
+    if text is None:
+        return frozenset()
+    known = [exception.value for exception in VerifierException]
+    names = _names("--accept-exception", text, known)
+    return frozenset(VerifierException(name) for name in names)
+
+
+def _names(option: str, text: str, known: list[str]) -> list[str]:
+    """A list with commas, each of a known name."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in known:
+            expected = ", ".join(known)
+            raise UsageError(f"{option}: got {name!r}, expected any of {expected}")
+    return names
+
+
+def _moment(text: str) -> int:
+    try:
+        if text.isascii() and text.isdecimal():
+            seconds = int(text)
+        else:
+            moment = datetime.fromisoformat(text)
+            if moment.tzinfo is None:
+                raise UsageError(f"--at {text}: an RFC 3339 time has Z or an offset")
+            seconds = int(moment.timestamp())
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"--at {text}: neither Unix seconds nor RFC 3339") from error
+    if not 0 <= seconds <= MAX_TIME:
+        raise UsageError(f"--at {text}: out of range")
+    return seconds
+
+
+def _roots(root_ca: Path | None) -> TrustedRoots:
+    if root_ca is None:
+        return VENDOR_ROOTS
+    try:
+        with root_ca.open("rb") as file:
+            certificate = file.read(MAX_ROOT_FILE_BYTES)
+    except OSError as error:
+        message = f"--root-ca {root_ca}: {error.strerror}"
+        raise SettingsError(Code.SETTINGS_INVALID, message) from error
+    return with_simulated(VENDOR_ROOTS, certificate)
+
+
+def _source(collateral: Path | None, roots: TrustedRoots) -> CollateralSource:
+    if collateral is None:
+        from tightseal.cli.options import open_source  # noqa: PLC0415 (start-up time)
+
+        return open_source(roots=roots)
+    from tightseal.collateral.bundle import FileSource  # noqa: PLC0415 (start-up time)
+
+    return FileSource(collateral)
+
+
+def _guard() -> CollateralGuard:
+    """The floor built into the release; collateral of a past time would be below it."""
+    from tightseal.collateral.guard import MemoryGuard  # noqa: PLC0415 (start-up time)
+
+    return MemoryGuard()
+
+
+def _status_error(
+    claims: Claims, accepted: frozenset[TcbStatus] | None
+) -> PolicyError | None:
+    if accepted is None or claims.tcb is None or claims.tcb.status in accepted:
+        return None
+    names = ", ".join(sorted(status.value for status in accepted))
+    detail = f"got {claims.tcb.status.value}, accepted: {names}"
+    return PolicyError(Code.TCB_STATUS_NOT_ACCEPTED, detail)
+
+
+def _tell(disagreement: Disagreement) -> None:
+    rule = disagreement.rule or "none: please report this evidence"
+    ui.note(
+        f"the verifiers differ: native {disagreement.native}; "
+        f"dcap-qvl {disagreement.qvl}; rule: {rule}"
+    )
