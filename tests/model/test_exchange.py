@@ -142,6 +142,8 @@ def body(**changed: Any) -> bytes:
         "envelopes": (b"one", b"two"),
         "entry_id": b"i" * 16,
         "issued_at": 1,
+        "single_verifier": False,
+        "trust_domain": "intel",
     }
     return response_body(**fields | changed)
 
@@ -155,6 +157,8 @@ def test_response_signature_covers_every_field() -> None:
         body(envelopes=(b"one", b"two", b"")),
         body(entry_id=b"I" * 16),
         body(issued_at=2),
+        body(single_verifier=True),
+        body(trust_domain="amd"),
     ]
     assert len(set(every)) == len(every)
 

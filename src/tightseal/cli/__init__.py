@@ -30,6 +30,7 @@ COMMANDS: Final = (
     ("key", "tightseal.cli.key:key", "Get a key from a provider."),
     ("serve", "tightseal.cli.serve:serve", "Run a provider."),
     ("config", "tightseal.cli.config:config_app", "Show and check settings."),
+    ("openapi", "tightseal.cli.openapi:openapi", "Print the description of the API."),
 )
 """Every command, where it is, and what it does; a build may leave modules out."""
 

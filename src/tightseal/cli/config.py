@@ -18,6 +18,7 @@ from cyclopts import App, Parameter
 
 from tightseal.cli import ui
 from tightseal.errors import Code, SettingsError
+from tightseal.evidence.roots import simulated_root
 from tightseal.service.load import (
     DEFAULT_CONFIG,
     Described,
@@ -87,6 +88,8 @@ def check(*, config: ConfigFile = None) -> int:
         config: the settings file.
     """
     settings = _load(config)
+    for certificate in settings.release.simulated_root_certificates():
+        simulated_root(certificate)
     ui.verdict("usable", settings.release.digest().hex(), tone="yes")
     _warn(settings)
     return ui.EXIT_YES

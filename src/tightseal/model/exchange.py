@@ -126,6 +126,8 @@ def response_body(
     envelopes: tuple[bytes, ...],
     entry_id: bytes,
     issued_at: int,
+    single_verifier: bool,
+    trust_domain: str,
 ) -> bytes:
     """The bytes that the attested key signs over a response.
 
@@ -134,9 +136,12 @@ def response_body(
         envelopes: the ciphertexts, in the order of the key requests.
         entry_id: names the journal entry, 16 bytes.
         issued_at: Unix seconds by the provider's clock.
+        single_verifier: whether one verifier alone judged the workload's evidence.
+        trust_domain: of the exchange, as it stands in the key path.
     """
     hashes: list[Value] = [hashlib.sha256(e).digest() for e in envelopes]
-    return labelled(Label.SIGN_RESPONSE, [transcript_hash, hashes, entry_id, issued_at])
+    said: list[Value] = [entry_id, issued_at, single_verifier, trust_domain]
+    return labelled(Label.SIGN_RESPONSE, [transcript_hash, hashes, *said])
 
 
 def quote_proof_report_data(signed_body: bytes) -> bytes:

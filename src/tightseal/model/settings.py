@@ -71,7 +71,7 @@ class LegacySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         enabled: whether the protocol is served at all.
-        derivation: see :class:`LegacyDerivation`.
+        derivation: the labelled chain, or the compatible formula.
         json_errors: answer a refusal with a framed JSON error instead of closing.
     """
 

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the sync and the async client share: bounds, retries, and reading answers."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from tightseal.errors import (
+    CODES,
+    Code,
+    ProviderError,
+    RequestError,
+    ServiceError,
+    SettingsError,
+)
+from tightseal.model.wire import (
+    CHALLENGE_PATH,
+    KEYS_PATH,
+    MAX_CHALLENGE_RESPONSE_BYTES,
+    MAX_KEYS_RESPONSE_BYTES,
+    MAX_PROBLEM_BYTES,
+    PROBLEM_CONTENT_TYPE,
+    Problem,
+    decode_json,
+)
+
+__all__ = [
+    "HEADERS",
+    "LIMITS",
+    "Answer",
+    "Bounds",
+    "RefusedError",
+    "judge",
+    "max_bytes",
+    "provider_url",
+    "tls_key_hash",
+    "unreachable",
+]
+
+HEADERS: Final = {
+    "content-type": "application/json",
+    "accept": "application/json, application/problem+json",
+    # A compressed answer could unpack to any size.
+    "accept-encoding": "identity",
+}
+LIMITS: Final = httpx.Limits(max_connections=4, max_keepalive_connections=2)
+
+_OK: Final = 200
+_SERVER_ERROR: Final = 500
+_MAX_BYTES: Final = {
+    CHALLENGE_PATH: MAX_CHALLENGE_RESPONSE_BYTES,
+    KEYS_PATH: MAX_KEYS_RESPONSE_BYTES,
+}
+_FORM_CODE: Final = {
+    CHALLENGE_PATH: Code.CHALLENGE_INVALID,
+    KEYS_PATH: Code.RESPONSE_INVALID,
+}
+
+
+class RefusedError(ProviderError):
+    """The provider answered with a problem document.
+
+    Attributes:
+        refusal: the provider's code, or ``None`` where it is not one of ours.
+        status: the HTTP status.
+    """
+
+    refusal: Code | None = None
+    status: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Bounds of one request and its repetitions; seconds.
+
+    Attributes:
+        connect: to connect, TLS included.
+        read: between two pieces of the answer.
+        write: between two pieces of the request.
+        total: one request, from the first byte to the last.
+        attempts: tries in all; a repeated request is the same bytes.
+        first_delay: before the second try; doubles from there.
+    """
+
+    connect: float = 5.0
+    read: float = 30.0
+    write: float = 10.0
+    total: float = 45.0
+    attempts: int = 3
+    first_delay: float = 0.2
+
+    def timeout(self) -> httpx.Timeout:
+        """As httpx takes it."""
+        return httpx.Timeout(
+            connect=self.connect, read=self.read, write=self.write, pool=self.connect
+        )
+
+    def delays(self) -> tuple[float, ...]:
+        """Waits before the second and every further try."""
+        return tuple(self.first_delay * 2**n for n in range(self.attempts - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer, whole.
+
+    Attributes:
+        status: HTTP status.
+        content_type: without parameters, lower case.
+        body: at most the bound of its path.
+        tls_key_hash: SHA-256 of the SPKI of the TLS key of the connection, if any.
+    """
+
+    status: int
+    content_type: str
+    body: bytes
+    tls_key_hash: bytes | None
+
+
+def provider_url(text: str) -> httpx.URL:
+    """Check the address of a provider: ``http`` or ``https``, host, no query.
+
+    Plain HTTP is safe here: the exchange is signed, and keys travel sealed.
+
+    Raises:
+        SettingsError: ``settings_invalid``.
+    """
+    detail = f"provider address {text!r}: expected http://host:port or https://…"
+    try:
+        parts = urlsplit(text)
+        url = httpx.URL(text.rstrip("/"))
+    except (ValueError, httpx.InvalidURL, UnicodeError) as e:
+        raise SettingsError(Code.SETTINGS_INVALID, detail) from e
+    known = parts.scheme in ("http", "https") and parts.hostname
+    if not known or parts.query or parts.fragment or parts.username:
+        raise SettingsError(Code.SETTINGS_INVALID, detail)
+    return url
+
+
+def max_bytes(path: str) -> int:
+    """Longest answer of a path that is read."""
+    return _MAX_BYTES[path]
+
+
+def judge(path: str, answer: Answer) -> Answer:
+    """Pass an answer of the right form on; turn everything else into an error.
+
+    Raises:
+        RefusedError: ``provider_refused``, for a problem document.
+        ProviderError: ``provider_unreachable`` for a server error of somebody else,
+            such as a proxy; ``challenge_invalid`` or ``response_invalid`` otherwise.
+    """
+    if answer.status == _OK and answer.content_type == "application/json":
+        return answer
+    if answer.content_type == PROBLEM_CONTENT_TYPE:
+        raise _refused(path, answer)
+    detail = f"{path}: status {answer.status}, content type {answer.content_type!r}"
+    if answer.status >= _SERVER_ERROR:
+        raise ProviderError(Code.PROVIDER_UNREACHABLE, detail)
+    raise ProviderError(_FORM_CODE[path], detail)
+
+
+def _refused(path: str, answer: Answer) -> ProviderError:
+    try:
+        problem = decode_json(answer.body, Problem, max_bytes=MAX_PROBLEM_BYTES)
+    except RequestError as e:
+        return ProviderError(_FORM_CODE[path], f"{path}: problem: {e.detail}")
+    instance = f" ({problem.instance})" if problem.instance else ""
+    known = Code(problem.code) if problem.code in set(Code) else None
+    # Our own sentence for a code we know: the provider's may say anything.
+    title = CODES[known].public if known is not None else problem.title
+    detail = f"{path}: {problem.code}: {title}{instance}"
+    error = RefusedError(Code.PROVIDER_REFUSED, detail)
+    error.refusal = known
+    error.status = answer.status
+    return error
+
+
+def worth_repeating(error: ServiceError) -> bool:
+    """Whether the same bytes may get another answer in a moment."""
+    if isinstance(error, RefusedError):
+        return error.refusal is Code.OVERLOADED
+    return error.code is Code.PROVIDER_UNREACHABLE
+
+
+def unreachable(path: str, error: Exception) -> ProviderError:
+    """The provider could not be reached, or did not answer whole and in time."""
+    detail = f"{path}: {type(error).__name__}: {error}"
+    return ProviderError(Code.PROVIDER_UNREACHABLE, detail)
+
+
+def too_large(path: str) -> ProviderError:
+    """The answer is longer than the bound of its path."""
+    detail = f"{path}: the answer is longer than {max_bytes(path)} bytes"
+    return ProviderError(_FORM_CODE[path], detail)
+
+
+def content_type(response: httpx.Response) -> str:
+    """The media type, without parameters."""
+    header: str = response.headers.get("content-type", "")
+    return header.partition(";")[0].strip().lower()
+
+
+def tls_key_hash(response: httpx.Response) -> bytes | None:
+    """SHA-256 of the SPKI of the peer's TLS key; ``None`` without TLS."""
+    stream: Any = response.extensions.get("network_stream")
+    tls = stream.get_extra_info("ssl_object") if stream is not None else None
+    # By position: the socket of the blocking client takes no keyword.
+    certificate = tls.getpeercert(True) if tls is not None else None
+    if certificate is None:
+        return None
+    try:
+        key = x509.load_der_x509_certificate(certificate).public_key()
+        spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except ValueError:
+        return None
+    return hashlib.sha256(spki).digest()
