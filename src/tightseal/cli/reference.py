@@ -3,9 +3,10 @@
 
     python -m tightseal.cli.reference --write | --check [--docs FOLDER]
 
-A block stands between ``<!-- generated:NAME -->`` and ``<!-- end generated -->``, each at
-the start of a line of a Markdown file. Tables of codes, checks, settings and commands are printed from the
-values that the program itself uses, so that they cannot say anything else.
+A block stands between ``<!-- generated:NAME -->`` and ``<!-- end generated -->``, each
+at the start of a line of a Markdown file. Tables of codes, checks, settings and
+commands are printed from the values that the program itself uses, so that they cannot
+say anything else.
 """
 
 from __future__ import annotations

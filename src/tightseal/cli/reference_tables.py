@@ -322,5 +322,19 @@ def commands() -> str:
     text = build_app().generate_docs(recursive=True)
     # Title, usage and table of contents are the document's own.
     body = text[text.index("## tightseal ") :]
-    body = _ITALIC_NOTE.sub(r"\1", body)
-    return "\n".join(line.rstrip() for line in body.splitlines())
+    lines: list[str] = []
+    command = ""
+    for line in _ITALIC_NOTE.sub(r"\1", body).splitlines():
+        if line.startswith("#"):
+            command = line.lstrip("# ")
+        usage = lines[-1:] == ["```console"]
+        lines.append(_usage(command, line) if usage else line.rstrip())
+    return "\n".join(lines)
+
+
+def _usage(command: str, line: str) -> str:
+    """A usage line without the name of whichever program is printing it."""
+    words = line.split()
+    arguments = (w.startswith(("[", "--")) or w.isupper() for w in words)
+    first = next((at for at, is_one in enumerate(arguments) if is_one), len(words))
+    return " ".join([command, *words[first:]])

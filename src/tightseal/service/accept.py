@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accepting connections: shared fairly by workers, and never ended by an error.
+
+An accept error, such as running out of file descriptors, makes room, waits and goes on;
+a provider that stopped accepting would lock every workload out until somebody noticed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from tightseal.service.connections import ConnectionTable
+
+__all__ = ["Acceptor"]
+
+FIRST_BACK_OFF_SECONDS: Final = 0.05
+LAST_BACK_OFF_SECONDS: Final = 1.0
+
+DEFER_SECONDS: Final = 0.0002
+MAX_DEFERRALS: Final = 10
+"""A worker waits this long per open connection, and at most ten times, before it takes
+another: of workers that share a socket, the one with least to do comes first."""
+
+_TRANSIENT: Final = {
+    errno.EAGAIN,
+    errno.EINTR,
+    errno.ECONNABORTED,
+    errno.EPROTO,
+    errno.EPERM,
+}
+
+log = structlog.get_logger("tightseal.accept")
+
+
+class Acceptor:
+    """Takes connections from one listening socket and gives each a protocol.
+
+    Args:
+        listener: bound and listening; shared between workers.
+        protocol: makes the protocol of one connection.
+        table: the connections of this transport.
+        shared: whether other workers accept from the same socket.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        *,
+        protocol: Callable[[], asyncio.Protocol],
+        table: ConnectionTable,
+        shared: bool,
+    ) -> None:
+        self._listener = listener
+        self._protocol = protocol
+        self._table = table
+        self._shared = shared
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._back_off = FIRST_BACK_OFF_SECONDS
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopped = False
+
+    def start(self) -> None:
+        """Begin to accept."""
+        self._listener.setblocking(False)
+        self._resume()
+
+    def stop(self) -> None:
+        """Accept no more; open connections stay."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop.remove_reader(self._listener.fileno())
+
+    def _resume(self) -> None:
+        self._timer = None
+        if not self._stopped:
+            self._loop.add_reader(self._listener.fileno(), self._readable)
+
+    def _pause(self, seconds: float, then: Callable[[], None]) -> None:
+        self._loop.remove_reader(self._listener.fileno())
+        self._timer = self._loop.call_later(seconds, then)
+
+    def _readable(self) -> None:
+        busy = min(len(self._table), MAX_DEFERRALS)
+        if self._shared and busy:
+            self._pause(busy * DEFER_SECONDS, self._accept_then_resume)
+        else:
+            self._accept_one()
+
+    def _accept_then_resume(self) -> None:
+        self._resume()
+        if not self._stopped:
+            self._accept_one()
+
+    def _accept_one(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError as e:
+            if e.errno not in _TRANSIENT:
+                self._make_room(e)
+            return
+        self._back_off = FIRST_BACK_OFF_SECONDS
+        connection.setblocking(False)
+        task = self._loop.create_task(self._connect(connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _make_room(self, error: OSError) -> None:
+        log.warning("accept_failed", error=error.strerror, open=len(self._table))
+        self._table.evict_oldest()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._pause(self._back_off, self._resume)
+        self._back_off = min(self._back_off * 2, LAST_BACK_OFF_SECONDS)
+
+    async def _connect(self, connection: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._protocol, connection)
+        except OSError as e:
+            log.debug("connection_lost_early", error=e.strerror)
+            connection.close()

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From settings to a provider: every part is built and handed to the next one here.
+
+Also the only place that hands in the real clock.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import structlog
+
+from tightseal.audit.journal import SqliteJournal
+from tightseal.collateral.guardfile import FileGuard
+from tightseal.collateral.refresh import Refresher, RefreshSettings
+from tightseal.collateral.source import CachedSource
+from tightseal.errors import TightsealError
+from tightseal.evidence.agreement import Disagreement
+from tightseal.evidence.cache import ResultCache
+from tightseal.evidence.roots import VENDOR_ROOTS, with_simulated
+from tightseal.evidence.verify import EvidenceVerifier
+from tightseal.model.labels import Label
+from tightseal.model.ports import RootPlatform, Verifier
+from tightseal.model.provider import ProviderIdentity, sidecar_keyring_id
+from tightseal.model.roots import TrustedRoots
+from tightseal.model.secret import Secret
+from tightseal.model.settings import ReleaseSettings
+from tightseal.platform.attested import AttestedKeys
+from tightseal.platform.door import open_platform
+from tightseal.release import Releaser
+from tightseal.service.connections import ByteBudget
+from tightseal.service.front import Front
+from tightseal.service.guarding import FlooredClock, WatchedGuard
+from tightseal.service.health import REFRESH_SECONDS, Health
+from tightseal.service.logs import error_fields
+from tightseal.service.metrics import Metrics
+from tightseal.service.pool import WorkPool
+from tightseal.service.settings import Settings
+from tightseal.service.sources import Staple, open_source
+from tightseal.service.state import (
+    guard_path,
+    own_secret,
+    prepare_state,
+    probe_journal,
+)
+from tightseal.state.nonces import NonceMint
+
+__all__ = ["Composed", "compose", "prepare", "trusted_roots"]
+
+MIN_QUOTE_THREADS: Final = 2
+PREPARE_AHEAD_SECONDS: Final = 300
+"""How long before its epoch the next attested key is made, at most a quarter of it."""
+
+log = structlog.get_logger("tightseal.compose")
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """A worker's provider.
+
+    Attributes:
+        front: what the transports need.
+        background: to run on a thread until its event is set.
+        close: gives back files and threads.
+    """
+
+    front: Front
+    background: Callable[[threading.Event], None]
+    close: Callable[[], None]
+
+
+def trusted_roots(settings: ReleaseSettings) -> TrustedRoots:
+    """The vendors' roots, and the simulated ones that release settings name.
+
+    Raises:
+        SettingsError: ``settings_invalid``.
+    """
+    roots = VENDOR_ROOTS
+    for certificate in settings.simulated_root_certificates():
+        roots = with_simulated(roots, certificate)
+    return roots
+
+
+def prepare(settings: Settings) -> None:
+    """What must be there before the first worker starts: platform and state.
+
+    Raises:
+        TightsealError: the platform or the state folder cannot be used.
+    """
+    trusted_roots(settings.release)
+    platform = _platform(settings)
+    platform.own_measurement()
+    prepare_state(settings.host, guard_key=_guard_key(platform))
+
+
+def compose(settings: Settings, *, seed: Secret) -> Composed:
+    """Build the provider of one worker; no request has been served yet.
+
+    Args:
+        settings: both kinds.
+        seed: 32 bytes that all workers of this provider share, drawn at its start.
+
+    Raises:
+        TightsealError: platform, state or settings cannot be used. Missing collateral
+            is no such error: the worker starts, and readiness says what is missing.
+    """
+    host, release = settings.host, settings.release
+    metrics = Metrics()
+    platform = _platform(settings)
+    guard = _guard(settings, platform, metrics)
+    roots = trusted_roots(release)
+    source = open_source(host, roots=roots, guard=guard)
+    verifier = EvidenceVerifier(
+        roots=roots,
+        source=source,
+        cache=ResultCache(host.collateral.result_cache),
+        mode=release.verifier,
+        exceptions=frozenset(release.verifier_exceptions),
+        guard=guard,
+        on_disagreement=partial(_disagreed, metrics),
+    )
+    attested = AttestedKeys(
+        platform=platform,
+        verifier=verifier,
+        identity=partial(_identity, release),
+        seed=seed,
+        life=release.attested_key_life,
+        grace=release.nonce_life,
+    )
+    journal = SqliteJournal.open(host.journal_path)
+    clock = FlooredClock(_host_clock, guard)
+    releaser = Releaser(
+        settings=release,
+        authority=release.authority(),
+        verifier=verifier,
+        platform=platform,
+        attested=attested,
+        mint=NonceMint(own_secret(seed, Label.KDF_NONCE_MAC), life=release.nonce_life),
+        recorder=journal,
+        staple=Staple(attested, source),
+        stage=metrics.stage,
+    )
+    front = Front(
+        provider=releaser,
+        clock=clock,
+        settings=settings,
+        metrics=metrics,
+        health=_health(settings, clock, attested, verifier, metrics),
+        pool=WorkPool("release", threads=host.threads, queue=host.queue),
+        quote_pool=WorkPool(
+            "quote",
+            threads=max(host.threads or os.cpu_count() or 1, MIN_QUOTE_THREADS),
+            queue=host.queue,
+        ),
+        budget=ByteBudget(host.max_buffered_bytes),
+    )
+    refresher = None
+    if isinstance(source, CachedSource):
+        refresher = Refresher(
+            source,
+            clock=_host_clock,
+            settings=RefreshSettings(max_age=host.collateral.max_age_seconds),
+        )
+    return Composed(
+        front=front,
+        background=partial(_background, front, attested, release, refresher),
+        close=journal.close,
+    )
+
+
+def _host_clock() -> int:
+    return int(time.time())
+
+
+def _platform(settings: Settings) -> RootPlatform:
+    kind = settings.host.platform
+    return open_platform(kind.kind.value, kind.options())
+
+
+def _guard_key(platform: RootPlatform) -> Secret:
+    return own_secret(platform.sealing_key(), Label.KDF_COLLATERAL_GUARD)
+
+
+def _guard(
+    settings: Settings, platform: RootPlatform, metrics: Metrics
+) -> WatchedGuard:
+    guard = FileGuard.open(guard_path(settings.host), key=_guard_key(platform))
+    watched = WatchedGuard(
+        guard,
+        newest=(mark.issued_at for mark in guard.marks.values()),
+        on_newer=metrics.collateral_issued,
+    )
+    metrics.collateral_issued(watched.newest)
+    return watched
+
+
+def _identity(
+    release: ReleaseSettings, tee: str, measurement: bytes
+) -> ProviderIdentity:
+    return ProviderIdentity(
+        tee=tee,
+        measurement=measurement,
+        keyring_id=sidecar_keyring_id(),
+        policy_root=None,
+        settings_digest=release.digest(),
+    )
+
+
+def _disagreed(metrics: Metrics, found: Disagreement) -> None:
+    metrics.disagreement(found.rule or "unexplained")
+    log.warning(
+        "verifiers_disagree",
+        conflict=found.conflict,
+        rule=found.rule,
+        native=found.native,
+        qvl=found.qvl,
+        evidence_hash=found.evidence_hash.hex(),
+    )
+
+
+def _health(
+    settings: Settings,
+    clock: FlooredClock,
+    attested: AttestedKeys,
+    verifier: Verifier,
+    metrics: Metrics,
+) -> Health:
+    def collateral(now: int) -> None:
+        verifier(attested.current(now=now).evidence, now=now)
+
+    return Health(
+        {
+            "clock": lambda _now: clock(),
+            "journal": lambda _now: probe_journal(settings.host.journal_path),
+            "attested_key": lambda now: attested.current(now=now),
+            "collateral": collateral,
+        },
+        on_part=lambda name, ok: metrics.ready(name, ok=ok),
+    )
+
+
+def _background(
+    front: Front,
+    attested: AttestedKeys,
+    release: ReleaseSettings,
+    refresher: Refresher | None,
+    ended: threading.Event,
+) -> None:
+    """Keep readiness, the next attested key and collateral up to date."""
+    if refresher is not None:
+        refresher.start()
+    ahead = min(PREPARE_AHEAD_SECONDS, release.attested_key_life // 4)
+    while True:
+        now = _host_clock()
+        front.health.look(now=now)
+        if release.attested_key_life - now % release.attested_key_life <= ahead:
+            _prepare_next(attested, now)
+        if ended.wait(REFRESH_SECONDS):
+            break
+    if refresher is not None:
+        refresher.stop(wait_seconds=0)
+
+
+def _prepare_next(attested: AttestedKeys, now: int) -> None:
+    try:
+        attested.prepare_next(now=now)
+    except TightsealError as e:
+        fields = {"code": e.code.value, "detail": e.detail}
+        log.error("next_attested_key_failed", **fields)  # noqa: TRY400
+    except Exception as e:  # noqa: BLE001  # the thread must outlive one round
+        log.error("next_attested_key_failed", **error_fields(e))  # noqa: TRY400

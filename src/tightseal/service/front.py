@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What both transports need of the provider, and how they report an outcome."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import structlog
+
+from tightseal.errors import Code, RequestError, ServiceError, TightsealError
+from tightseal.model import wire
+from tightseal.model.claims import Check, Outcome
+from tightseal.model.grant import Reason
+from tightseal.model.ports import Clock
+from tightseal.service.connections import ByteBudget
+from tightseal.service.health import Health
+from tightseal.service.logs import error_fields
+from tightseal.service.metrics import Metrics
+from tightseal.service.pool import WorkPool
+from tightseal.service.settings import Settings
+
+__all__ = ["Answer", "Front", "Provider", "Request"]
+
+SERVER_FAULT: int = 500
+
+log = structlog.get_logger("tightseal.request")
+
+
+class Answer(Protocol):
+    """What the legacy protocol answers."""
+
+    @property
+    def encrypted_key(self) -> bytes:
+        """Sealed box, 80 bytes."""
+
+    @property
+    def provider_quote(self) -> bytes:
+        """The provider's quote over the hash of the sealed box."""
+
+
+class Provider(Protocol):
+    """The pipeline as the transports see it; called from worker threads."""
+
+    def challenge(
+        self, request: wire.ChallengeRequest, *, now: int
+    ) -> wire.ChallengeResponse:
+        """Sign a challenge."""
+
+    def keys(self, body: bytes, *, now: int) -> bytes:
+        """Answer evidence with keys, JSON to JSON."""
+
+    def legacy(self, quote: bytes, *, now: int) -> Answer:
+        """Answer a quote of the legacy protocol."""
+
+    def info(self, *, now: int) -> wire.InfoResponse:
+        """Who the provider is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """One worker's provider with all that its transports share.
+
+    Attributes:
+        provider: the pipeline.
+        clock: Unix seconds; may refuse with ``clock_behind``.
+        settings: both kinds.
+        metrics, health: of this worker.
+        pool: threads that verify and release.
+        quote_pool: threads for requests that wait for a quote of the platform, which
+            come one at a time; so that those never hold up the others.
+        budget: request bytes held at once.
+    """
+
+    provider: Provider
+    clock: Clock
+    settings: Settings
+    metrics: Metrics
+    health: Health
+    pool: WorkPool
+    quote_pool: WorkPool
+    budget: ByteBudget
+
+
+_PREFIX = secrets.token_hex(4)
+_NUMBERS = itertools.count(1)
+
+
+@dataclass(slots=True)
+class Request:
+    """One request from its last byte to its outcome, for log and metrics.
+
+    Attributes:
+        protocol: ``challenge``, ``keys``, ``legacy`` or another path's name.
+        peer: the share that the connection counts against.
+        request_id: in the log line and in what the caller gets.
+    """
+
+    protocol: str
+    peer: str
+    metrics: Metrics
+    request_id: str = field(
+        default_factory=lambda: f"{_PREFIX}-{next(_NUMBERS):x}",
+    )
+    started: float = field(default_factory=time.perf_counter)
+
+    def granted(self) -> None:
+        """Report success."""
+        seconds = self._count("granted")
+        log.info("answered", seconds=round(seconds, 6), **self._fields())
+
+    def refused(self, error: BaseException) -> TightsealError:
+        """Report a refusal, and give the error that the caller may learn of."""
+        if not isinstance(error, TightsealError):
+            log.error("internal_error", **self._fields(), **error_fields(error))
+            self._count(Code.INTERNAL.value)
+            return ServiceError(Code.INTERNAL, type(error).__qualname__)
+        fields = self._fields() | {
+            "code": error.code.value,
+            "detail": error.detail,
+            "seconds": round(self._count(error.code.value), 6),
+        }
+        fields |= _trace(error)
+        if isinstance(error, RequestError):
+            log.info("refused", **fields)
+        elif error.code is Code.OVERLOADED or error.info.status < SERVER_FAULT:
+            log.warning("refused", **fields)
+        else:
+            log.error("refused", **fields)
+        return error
+
+    def _count(self, code: str) -> float:
+        seconds = time.perf_counter() - self.started
+        self.metrics.outcome(self.protocol, code, seconds)
+        return seconds
+
+    def _fields(self) -> dict[str, Any]:
+        return {
+            "protocol": self.protocol,
+            "peer": self.peer,
+            "request_id": self.request_id,
+        }
+
+
+def _trace(error: TightsealError) -> dict[str, Any]:
+    """The check that failed and the rules that said no, for the operator."""
+    trace: dict[str, Any] = {}
+    failed = [
+        f"{c.name} ({c.spec})"
+        for c in error.checks
+        if isinstance(c, Check) and c.outcome is Outcome.FAILED
+    ]
+    if failed:
+        trace["failed_checks"] = failed
+    reasons = [
+        f"{r.rule}: expected {r.expected}, got {r.got}"
+        for r in getattr(error, "reasons", ())
+        if isinstance(r, Reason) and not r.satisfied
+    ]
+    if reasons:
+        trace["reasons"] = reasons
+    return trace

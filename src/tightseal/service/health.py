@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the provider is able to release keys, and if not, what to mend.
+
+The parts are looked at by a background thread, never by the request that asks: a probe
+must not be a way to make the provider work.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import structlog
+
+from tightseal.errors import Code, ServiceError, TightsealError
+from tightseal.service.logs import error_fields
+
+__all__ = ["REFRESH_SECONDS", "Health", "Part", "Readiness"]
+
+REFRESH_SECONDS: Final = 5.0
+"""How often the parts are looked at."""
+
+STALE_SECONDS: Final = 60
+"""A judgement older than this says that the background thread itself is stuck."""
+
+NOT_LOOKED: Final = "The provider has only just started; ask again shortly."
+STUCK: Final = "The background checks have stopped; restart the provider."
+LOOK_AT_LOG: Final = "See the provider's log for what was expected and what came."
+
+log = structlog.get_logger("tightseal.health")
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One part of the provider, as ``/readyz`` shows it.
+
+    Attributes:
+        name: what was looked at.
+        ok: whether it is in order.
+        code: the stable code of what is wrong.
+        remedy: what the operator should do.
+    """
+
+    name: str
+    ok: bool
+    code: str | None = None
+    remedy: str | None = None
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """The answer of ``/readyz``."""
+
+    ready: bool
+    parts: list[Part]
+
+
+@dataclass(frozen=True, slots=True)
+class _Judgement:
+    at: int
+    readiness: Readiness
+
+
+class Health:
+    """Looks at the parts and remembers the last judgement. Thread-safe.
+
+    Args:
+        probes: by name of the part: raises a ``TightsealError`` where it is not in
+            order, given the time.
+        on_part: told of each part after each look.
+    """
+
+    def __init__(
+        self,
+        probes: Mapping[str, Callable[[int], object]],
+        *,
+        on_part: Callable[[str, bool], None] = lambda _name, _ok: None,
+    ) -> None:
+        self._probes = dict(probes)
+        self._on_part = on_part
+        self._lock = threading.Lock()
+        self._last: _Judgement | None = None
+
+    def look(self, *, now: int) -> Readiness:
+        """Look at every part; for the background thread."""
+        with self._lock:
+            parts = [self._probe(name, now) for name in self._probes]
+            readiness = Readiness(ready=all(p.ok for p in parts), parts=parts)
+            before = self._last
+            self._last = _Judgement(now, readiness)
+        if before is None or before.readiness.ready != readiness.ready:
+            log.info("readiness_changed", ready=readiness.ready)
+        return readiness
+
+    def last(self, *, now: int) -> Readiness:
+        """The last judgement, without looking again."""
+        judged = self._last
+        if judged is None:
+            return _unready("start", NOT_LOOKED)
+        if now - judged.at > STALE_SECONDS:
+            return _unready("background", STUCK)
+        return judged.readiness
+
+    def _probe(self, name: str, now: int) -> Part:
+        try:
+            self._probes[name](now)
+        except TightsealError as e:
+            part = _broken(name, e)
+            fields = {"part": name, "code": e.code.value, "detail": e.detail}
+            log.error("not_in_order", **fields)  # noqa: TRY400  # no traceback
+        except Exception as e:  # noqa: BLE001  # a probe must not end the thread
+            fields = {"part": name} | error_fields(e)
+            log.error("probe_failed", **fields)  # noqa: TRY400  # it is in the fields
+            part = _broken(name, ServiceError(Code.INTERNAL, "the probe failed"))
+        else:
+            part = Part(name, ok=True)
+        self._on_part(name, part.ok)
+        return part
+
+
+def _broken(name: str, error: TightsealError) -> Part:
+    remedy = error.info.remedy or LOOK_AT_LOG
+    return Part(name, ok=False, code=error.code.value, remedy=remedy)
+
+
+def _unready(name: str, remedy: str) -> Readiness:
+    code = Code.PROVIDER_NOT_READY.value
+    part = Part(name, ok=False, code=code, remedy=remedy)
+    return Readiness(ready=False, parts=[part])

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTTP API v1: routes, bounded bodies, and the way to the worker threads.
+
+The event loop reads and writes; decoding, verifying and releasing happen on threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final, TypeAlias
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tightseal.errors import Code, RequestError, TightsealError
+from tightseal.model import wire
+from tightseal.service.connections import ByteBudget, peer_of
+from tightseal.service.front import Front, Request
+from tightseal.service.metrics import CONTENT_TYPE
+from tightseal.service.openapi import openapi_document
+from tightseal.service.pool import WorkPool
+from tightseal.service.problem import json_response, problem
+
+__all__ = ["http_app"]
+
+METHOD_NOT_ALLOWED: Final = 405
+NOT_READY: Final = 503
+
+ALIVE: Final = b'{"alive":true}'
+
+QUOTE_PROOF_HINT: Final = b'"quote"'
+"""Bytes that only a request with ``"proof":"quote"`` has. A hint for choosing threads,
+not a decision: a request that hides from it is served all the same."""
+
+Endpoint: TypeAlias = Callable[[HttpRequest], Awaitable[Response]]
+Work: TypeAlias = Callable[[bytes], bytes]
+
+
+def http_app(front: Front) -> Starlette:
+    """The application of one worker."""
+    routes = [
+        Route(wire.CHALLENGE_PATH, _challenge(front), methods=["POST"]),
+        Route(wire.KEYS_PATH, _keys(front), methods=["POST"]),
+        Route("/v1/info", _info(front), methods=["GET"]),
+        Route("/v1/openapi.json", _constant(openapi_document()), methods=["GET"]),
+        Route("/healthz", _constant(ALIVE), methods=["GET"]),
+        Route("/readyz", _ready(front), methods=["GET"]),
+    ]
+    if front.settings.host.http.metrics:
+        routes.append(Route("/metrics", _metrics(front), methods=["GET"]))
+    return Starlette(routes=routes, exception_handlers={HTTPException: _no_route})
+
+
+def _challenge(front: Front) -> Endpoint:
+    encoder = msgspec.json.Encoder()
+
+    def work(body: bytes) -> bytes:
+        request = wire.decode_json(
+            body, wire.ChallengeRequest, max_bytes=wire.MAX_CHALLENGE_REQUEST_BYTES
+        )
+        return encoder.encode(front.provider.challenge(request, now=front.clock()))
+
+    return _post(front, "challenge", work, limit=wire.MAX_CHALLENGE_REQUEST_BYTES)
+
+
+def _keys(front: Front) -> Endpoint:
+    def work(body: bytes) -> bytes:
+        return front.provider.keys(body, now=front.clock())
+
+    return _post(front, "keys", work, limit=_keys_limit(front))
+
+
+def _keys_limit(front: Front) -> int:
+    """The release settings may allow less than the wire format, never more."""
+    limits = front.settings.release.limits
+    binary = limits.max_evidence_bytes + limits.max_event_log_bytes
+    return min(wire.MAX_KEYS_REQUEST_BYTES, binary * 4 // 3 + 32768)
+
+
+def _post(front: Front, name: str, work: Work, *, limit: int) -> Endpoint:
+    async def endpoint(http: HttpRequest) -> Response:
+        request = Request(name, peer_of(http.scope["client"]), front.metrics)
+        body = b""
+        whole = False
+        try:
+            body = await _read_body(http, limit=limit, budget=front.budget)
+            whole = True
+            answer = await _pool_for(front, body).submit(partial(work, body))
+        except ClientDisconnect:
+            gone = RequestError(Code.REQUEST_TIMEOUT, "the body did not arrive")
+            request.refused(gone)
+            return problem(gone)
+        except Exception as e:  # noqa: BLE001  # the boundary: all becomes a problem
+            public = request.refused(e)
+            return problem(public, request_id=request.request_id, close=not whole)
+        finally:
+            front.budget.give_back(len(body))
+        request.granted()
+        return json_response(answer, request_id=request.request_id)
+
+    return endpoint
+
+
+def _pool_for(front: Front, body: bytes) -> WorkPool:
+    return front.quote_pool if QUOTE_PROOF_HINT in body else front.pool
+
+
+async def _read_body(http: HttpRequest, *, limit: int, budget: ByteBudget) -> bytes:
+    """The whole body, holding its bytes from the budget until the caller is done.
+
+    Raises:
+        RequestError: ``request_too_large``, by the claimed or the real length.
+        ServiceError: ``overloaded``.
+        ClientDisconnect: the connection ended before the body.
+    """
+    claimed = http.headers.get("content-length", "0")
+    if int(claimed) > limit:
+        detail = f"body of {claimed} bytes claimed, at most {limit}"
+        raise RequestError(Code.REQUEST_TOO_LARGE, detail)
+    body = bytearray()
+    try:
+        async for chunk in http.stream():
+            if len(body) + len(chunk) > limit:
+                detail = f"body longer than {limit} bytes"
+                raise RequestError(Code.REQUEST_TOO_LARGE, detail)
+            budget.take(len(chunk))
+            body += chunk
+    except BaseException:
+        budget.give_back(len(body))
+        raise
+    return bytes(body)
+
+
+def _info(front: Front) -> Endpoint:
+    async def endpoint(http: HttpRequest) -> Response:
+        request = Request("info", peer_of(http.scope["client"]), front.metrics)
+        try:
+            info = await front.pool.submit(
+                lambda: front.provider.info(now=front.clock())
+            )
+        except Exception as e:  # noqa: BLE001  # the boundary: all becomes a problem
+            return problem(request.refused(e), request_id=request.request_id)
+        return json_response(msgspec.json.encode(info))
+
+    return endpoint
+
+
+def _ready(front: Front) -> Endpoint:
+    async def endpoint(_http: HttpRequest) -> Response:
+        try:
+            readiness = front.health.last(now=front.clock())
+        except TightsealError as e:
+            return problem(e)
+        status = 200 if readiness.ready else NOT_READY
+        return json_response(msgspec.json.encode(readiness), status=status)
+
+    return endpoint
+
+
+def _metrics(front: Front) -> Endpoint:
+    async def endpoint(http: HttpRequest) -> Response:
+        try:
+            text = await front.pool.submit(front.metrics.render)
+        except Exception as e:  # noqa: BLE001  # the boundary: all becomes a problem
+            peer = peer_of(http.scope["client"])
+            return problem(Request("metrics", peer, front.metrics).refused(e))
+        return json_response(text, content_type=CONTENT_TYPE)
+
+    return endpoint
+
+
+def _constant(body: bytes) -> Endpoint:
+    async def endpoint(_http: HttpRequest) -> Response:
+        return json_response(body)
+
+    return endpoint
+
+
+async def _no_route(_http: HttpRequest, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    wrong_method = error.status_code == METHOD_NOT_ALLOWED
+    response = problem(Code.METHOD_NOT_ALLOWED if wrong_method else Code.NOT_FOUND)
+    for name, value in (error.headers or {}).items():
+        response.raw_headers.append((name.lower().encode(), value.encode()))
+    # A body that nobody reads must not be waited for.
+    response.raw_headers.append((b"connection", b"close"))
+    return response

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time and size limits of HTTP connections, which the server itself leaves open.
+
+A connection has a bounded time for a whole request head, a whole body, the answer, the
+writing of it, and for idling; a bounded head and a bounded pipeline; and a place in the
+connection table. What is late is told so with a problem document and closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, Final
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import (
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+from uvicorn.server import ServerState
+
+from tightseal.errors import Code
+from tightseal.service.connections import ConnectionTable, Phase, peer_of
+from tightseal.service.problem import raw_problem
+from tightseal.service.settings import HttpSettings
+
+__all__ = ["GuardedHttpProtocol", "HttpGuard"]
+
+MAX_PIPELINED: Final = 4
+"""Requests that may be sent ahead on one connection; each holds memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpGuard:
+    """What the connections of one worker share.
+
+    Attributes:
+        limits: times and sizes.
+        table: the connections.
+        config, state: of the HTTP server.
+    """
+
+    limits: HttpSettings
+    table: ConnectionTable
+    config: Config
+    state: ServerState
+
+    def protocol(self) -> GuardedHttpProtocol:
+        """A protocol for one connection."""
+        return GuardedHttpProtocol(self)
+
+
+class GuardedHttpProtocol(HttpToolsProtocol):
+    """The server's HTTP/1.1 protocol, inside limits."""
+
+    def __init__(self, guard: HttpGuard) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(guard.config, guard.state, {}, loop)
+        self._limits = guard.limits
+        self._table = guard.table
+        self._head_bytes = 0
+        self._refusal = Code.REQUEST_MALFORMED
+        self.phase = Phase.WAITING
+        self.peer = ""
+        self.deadline = loop.time() + guard.limits.head_seconds
+
+    # -- asyncio ------------------------------------------------------------------
+
+    def connection_made(  # type: ignore[override]
+        self, transport: asyncio.Transport
+    ) -> None:
+        """Take a place in the table, or leave at once."""
+        super().connection_made(transport)
+        self.peer = peer_of(transport.get_extra_info("peername"))
+        if not self._table.admit(self):
+            transport.write(raw_problem(Code.OVERLOADED))
+            transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser, unless the connection is already being closed."""
+        if self.transport.is_closing():
+            return
+        if self.phase is Phase.WAITING:
+            self._enter(Phase.READING, self._limits.head_seconds)
+        super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Leave the table."""
+        self._table.drop(self)
+        super().connection_lost(exc)
+
+    # -- parser -------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """Begin to count the head of a request."""
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """Count the address, which may come in parts."""
+        self._count_head(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count a header; what it costs in memory is more than its bytes."""
+        self._count_head(len(name) + len(value) + 32)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Give the body its time, and refuse a long pipeline."""
+        if len(self.pipeline) >= MAX_PIPELINED:
+            message = "too many requests sent ahead"
+            raise ValueError(message)
+        super().on_headers_complete()
+        if self.phase is Phase.READING:
+            self._enter(Phase.READING, self._limits.body_seconds)
+
+    def on_message_complete(self) -> None:
+        """Give the answer its time."""
+        super().on_message_complete()
+        if self.phase is Phase.READING:
+            self._enter(Phase.SERVING, self._limits.request_seconds)
+
+    def on_response_complete(self) -> None:
+        """Give the next request its time, or the writing of the last response."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._enter(Phase.SERVING, self._limits.write_seconds)
+        elif self.cycle.response_complete:
+            self._enter(Phase.WAITING, self._limits.idle_seconds)
+        elif self.cycle.more_body:
+            self._enter(Phase.READING, self._limits.body_seconds)
+        else:
+            self._enter(Phase.SERVING, self._limits.request_seconds)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP request, in the form of every other refusal."""
+        del msg
+        self._refuse(self._refusal)
+
+    # -- the table ----------------------------------------------------------------
+
+    def expire(self) -> None:
+        """Refuse what is late; abort who does not take the answer."""
+        cycle: RequestResponseCycle | None = self.cycle
+        midway = (
+            cycle is not None and cycle.response_started and not cycle.response_complete
+        )
+        if self.transport.is_closing() or midway:
+            self.transport.abort()
+        elif self.phase is Phase.WAITING:
+            self.transport.close()
+            self._enter(Phase.SERVING, self._limits.write_seconds)
+        elif self.phase is Phase.READING:
+            self._refuse(Code.REQUEST_TIMEOUT)
+        else:
+            self._refuse(Code.OVERLOADED)
+
+    def evict(self) -> None:
+        """Close at once, to make room."""
+        self.transport.abort()
+
+    def _refuse(self, code: Code) -> None:
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None:
+            # Whatever the application still sends must not follow our own answer.
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self.transport.write(raw_problem(code))
+        self.transport.close()
+        self._enter(Phase.SERVING, self._limits.write_seconds)
+
+    def _enter(self, phase: Phase, seconds: float) -> None:
+        self._table.move(self, phase, deadline=self.loop.time() + seconds)
+
+    def _count_head(self, count: int) -> None:
+        self._head_bytes += count
+        if self._head_bytes > self._limits.max_head_bytes:
+            self._refusal = Code.REQUEST_TOO_LARGE
+            message = f"head longer than {self._limits.max_head_bytes} bytes"
+            raise ValueError(message)
+
+
+def server_config(app: Any) -> Config:
+    """The HTTP server's own settings: no sockets, signals or logs of its own."""
+    return Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+    )

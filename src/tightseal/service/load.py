@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a TOML file and the environment to settings, with errors that name the key.
+
+Only host settings can be overridden by the environment: ``TIGHTSEAL_HOST_`` and the
+setting's path in capitals, such as ``TIGHTSEAL_HOST_LISTEN`` or
+``TIGHTSEAL_HOST_LOG_LEVEL``. A list is given with commas. A variable of that form that
+names no such setting is refused, and so is any ``TIGHTSEAL_RELEASE_`` variable: what
+decides about keys never comes from the environment. Nor does ``[host.platform]``: it
+names the place where the root of all keys is read, and a file that is measured as a
+whole must not be undone by a variable that is not.
+"""
+
+from __future__ import annotations
+
+import inspect
+import tomllib
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, TypeAlias, get_args, get_origin
+
+import msgspec
+
+from tightseal.errors import Code, SettingsError
+from tightseal.model.settings import ReleaseSettings
+from tightseal.service.settings import HostSettings, Settings
+
+__all__ = [
+    "DEFAULT_CONFIG",
+    "MAX_CONFIG_BYTES",
+    "Described",
+    "describe",
+    "host_variables",
+    "load_settings",
+    "parse_settings",
+]
+
+DEFAULT_CONFIG: Final = Path("/etc/tightseal/tightseal.toml")
+MAX_CONFIG_BYTES: Final = 1 << 20
+HOST_PREFIX: Final = "TIGHTSEAL_HOST_"
+RELEASE_PREFIX: Final = "TIGHTSEAL_RELEASE_"
+FILE_ONLY: Final = "platform"
+
+Described: TypeAlias = tuple[str, Any, str]
+"""A setting's dotted path, its value, and what it is."""
+
+_Tree: TypeAlias = dict[str, Any]
+
+
+def load_settings(
+    path: Path | None, *, environment: Mapping[str, str] | None = None
+) -> Settings:
+    """Read the settings file, then lay host overrides of the environment over it.
+
+    Args:
+        path: the TOML file; ``None`` means defaults alone.
+        environment: variables to look at; none where omitted.
+
+    Raises:
+        SettingsError: ``settings_invalid``, naming file and key.
+    """
+    text = "" if path is None else _read(path)
+    try:
+        return parse_settings(text, environment=environment or {})
+    except SettingsError as e:
+        if path is None:
+            raise
+        raise SettingsError(Code.SETTINGS_INVALID, f"{path}: {e.detail}") from e
+
+
+def parse_settings(text: str, *, environment: Mapping[str, str]) -> Settings:
+    """Decode settings from TOML text and host overrides.
+
+    Raises:
+        SettingsError: ``settings_invalid``, naming the key.
+    """
+    try:
+        tree = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as e:
+        raise SettingsError(Code.SETTINGS_INVALID, f"not TOML: {e}") from e
+    settings: Settings = _convert(tree, Settings, prefix="")
+    if not any(name.startswith((HOST_PREFIX, RELEASE_PREFIX)) for name in environment):
+        return settings
+    host = tree.get("host", {})
+    for name, value in sorted(environment.items()):
+        _override(host, name, value)
+    return Settings(
+        host=_convert(host, HostSettings, prefix="host"),
+        release=settings.release,
+    )
+
+
+def host_variables() -> dict[str, tuple[str, ...]]:
+    """Every environment variable that overrides a host setting, with its path."""
+    return {
+        HOST_PREFIX + "_".join(path).upper(): path
+        for path, _ in _leaves(HostSettings)
+        if path[0] != FILE_ONLY
+    }
+
+
+def describe(settings: Settings) -> tuple[list[Described], list[Described]]:
+    """Every host setting and every release setting with value and meaning."""
+    host = [
+        (".".join(path), _value_at(settings.host, path), _meaning(field))
+        for path, field in _leaves(HostSettings)
+    ]
+    release = [
+        (".".join(path), _value_at(settings.release, path), _documented(path, field))
+        for path, field in _leaves(ReleaseSettings)
+    ]
+    return host, release
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
+        if len(data) > MAX_CONFIG_BYTES:
+            detail = f"{path}: longer than {MAX_CONFIG_BYTES} bytes"
+            raise SettingsError(Code.SETTINGS_INVALID, detail)
+        return data.decode()
+    except OSError as e:
+        detail = f"{path}: {e.strerror}; make one with: tightseal config init"
+        raise SettingsError(Code.SETTINGS_INVALID, detail) from e
+    except UnicodeDecodeError as e:
+        detail = f"{path}: not UTF-8 at byte {e.start}"
+        raise SettingsError(Code.SETTINGS_INVALID, detail) from e
+
+
+def _convert(tree: _Tree, kind: type[Any], *, prefix: str) -> Any:
+    try:
+        return msgspec.convert(tree, kind)
+    except msgspec.ValidationError as e:
+        raise SettingsError(Code.SETTINGS_INVALID, _name_key(e, prefix)) from e
+
+
+def _name_key(error: msgspec.ValidationError, prefix: str) -> str:
+    """Put the key before the complaint: ``host.workers: Expected `int`...``."""
+    if isinstance(error.__cause__, SettingsError):
+        return error.__cause__.detail
+    text, _, at = str(error).partition(" - at `$")
+    path = at.removesuffix("`").removeprefix(".")
+    key = ".".join(part for part in (prefix, path) if part)
+    return f"{key}: {text}" if key else text
+
+
+def _override(host: _Tree, name: str, value: str) -> None:
+    if name.startswith(RELEASE_PREFIX):
+        detail = f"{name}: release settings never come from the environment"
+        raise SettingsError(Code.SETTINGS_INVALID, detail)
+    if not name.startswith(HOST_PREFIX):
+        return
+    path = host_variables().get(name)
+    if path is None:
+        raise SettingsError(
+            Code.SETTINGS_INVALID, f"{name}: no host setting of that name"
+        )
+    field = dict(_leaves(HostSettings))[path]
+    given = [v.strip() for v in value.split(",") if v.strip()]
+    try:
+        converted = msgspec.convert(
+            given if _is_list(field.type) else value, field.type, strict=False
+        )
+    except msgspec.ValidationError as e:
+        raise SettingsError(Code.SETTINGS_INVALID, f"{name}: {e}") from e
+    branch = host
+    for part in path[:-1]:
+        branch = branch.setdefault(part, {})
+    branch[path[-1]] = msgspec.to_builtins(converted)
+
+
+def _leaves(
+    kind: type[msgspec.Struct], above: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], msgspec.structs.FieldInfo]]:
+    for field in msgspec.structs.fields(kind):
+        here = (*above, field.name)
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            yield from _leaves(field.type, here)
+        else:
+            yield here, field
+
+
+def _value_at(settings: msgspec.Struct, path: tuple[str, ...]) -> Any:
+    value: Any = settings
+    for part in path:
+        value = getattr(value, part)
+    return msgspec.to_builtins(value)
+
+
+def _meaning(field: msgspec.structs.FieldInfo) -> str:
+    for meta in getattr(field.type, "__metadata__", ()):
+        if isinstance(meta, msgspec.Meta) and meta.description:
+            return meta.description
+    return ""
+
+
+def _documented(path: tuple[str, ...], field: msgspec.structs.FieldInfo) -> str:
+    """What a release setting may be, or what its class's docstring says of it."""
+    if isinstance(field.type, type) and issubclass(field.type, Enum):
+        return "one of " + ", ".join(str(member.value) for member in field.type)
+    holder: type[Any] = ReleaseSettings
+    for part in path[:-1]:
+        fields = {f.name: f.type for f in msgspec.structs.fields(holder)}
+        holder = fields[part]
+    lines = inspect.cleandoc(holder.__doc__ or "").splitlines()
+    found: list[str] = []
+    for line in lines[lines.index("Attributes:") + 1 :]:
+        deeper = line.startswith(" " * 5)
+        names, colon, text = line.strip().partition(": ")
+        if found and not deeper:
+            break
+        if found:
+            found.append(line.strip())
+        elif colon and not deeper and path[-1] in names.split(", "):
+            found.append(text)
+    return " ".join(found).replace("``", "").removesuffix(".")
+
+
+def _is_list(annotation: Any) -> bool:
+    origin = get_origin(annotation)
+    if origin is None:
+        return annotation is tuple
+    if origin is tuple:
+        return True
+    args = get_args(annotation)
+    return bool(args) and hasattr(annotation, "__metadata__") and _is_list(args[0])

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OpenAPI document of HTTP API v1, generated from the types on the wire."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+import tightseal
+from tightseal.errors import CODES
+from tightseal.model import wire
+from tightseal.service.health import Readiness
+
+__all__ = ["openapi_document"]
+
+REF_TEMPLATE: Final = "#/components/schemas/{name}"
+_Json: TypeAlias = dict[str, Any]
+
+_TYPES: Final = (
+    wire.ChallengeRequest,
+    wire.ChallengeResponse,
+    wire.KeysRequest,
+    wire.KeysResponse,
+    wire.InfoResponse,
+    wire.Problem,
+    Readiness,
+)
+
+
+@cache
+def openapi_document() -> bytes:
+    """The document as indented JSON; the same bytes for the same version."""
+    return msgspec.json.format(msgspec.json.encode(_document()), indent=2) + b"\n"
+
+
+def _document() -> _Json:
+    _, components = msgspec.json.schema_components(_TYPES, ref_template=REF_TEMPLATE)
+    components["Problem"]["properties"]["code"] = {
+        "enum": sorted(code.value for code in CODES)
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Tightseal",
+            "version": tightseal.__version__,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": {
+            wire.CHALLENGE_PATH: {
+                "post": _operation(
+                    "challenge",
+                    "Ask for a signed challenge.",
+                    answer="ChallengeResponse",
+                    body="ChallengeRequest",
+                )
+            },
+            wire.KEYS_PATH: {
+                "post": _operation(
+                    "keys",
+                    "Answer the challenge with evidence, and get keys.",
+                    answer="KeysResponse",
+                    body="KeysRequest",
+                )
+            },
+            "/v1/info": {
+                "get": _operation(
+                    "info",
+                    "Who the provider says it is; unsigned.",
+                    answer="InfoResponse",
+                )
+            },
+            "/readyz": {"get": _readiness()},
+            "/healthz": {"get": _plain("alive", "Whether the process answers.")},
+            "/metrics": {"get": _plain("metrics", "Metrics in Prometheus' text form.")},
+        },
+        "components": {"schemas": components},
+    }
+
+
+def _operation(name: str, summary: str, *, answer: str, body: str = "") -> _Json:
+    operation: _Json = {
+        "operationId": name,
+        "summary": summary,
+        "responses": {
+            "200": {"description": "Granted.", "content": _json_of(answer)},
+            "default": {
+                "description": "Refused; the code says why.",
+                "content": _json_of("Problem", wire.PROBLEM_CONTENT_TYPE),
+            },
+        },
+    }
+    if body:
+        operation["requestBody"] = {"required": True, "content": _json_of(body)}
+    return operation
+
+
+def _readiness() -> _Json:
+    content = _json_of("Readiness")
+    return {
+        "operationId": "ready",
+        "summary": "Whether the provider can release keys, and what to mend if not.",
+        "responses": {
+            "200": {"description": "Ready.", "content": content},
+            "503": {"description": "Not ready.", "content": content},
+        },
+    }
+
+
+def _plain(name: str, summary: str) -> _Json:
+    return {
+        "operationId": name,
+        "summary": summary,
+        "responses": {"200": {"description": "As it stands."}},
+    }
+
+
+def _json_of(name: str, content_type: str = "application/json") -> _Json:
+    return {content_type: {"schema": {"$ref": REF_TEMPLATE.format(name=name)}}}

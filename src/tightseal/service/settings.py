@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every setting of a provider, in two kinds that never mix.
+
+*Host* settings say where and how the provider runs: addresses, folders, caches, times
+and sizes of the transports. The host may change them at will; none of them can change
+which key leaves. *Release* settings (:mod:`tightseal.model.settings`) can, so they come
+only from the measured configuration.
+
+Both stand in one TOML file, as the tables ``[host]`` and ``[release]``.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from tightseal.errors import Code, SettingsError
+from tightseal.model.settings import ReleaseSettings
+
+__all__ = [
+    "CollateralSettings",
+    "FramedSettings",
+    "HostSettings",
+    "HttpSettings",
+    "LogFormat",
+    "LogLevel",
+    "LogSettings",
+    "PlatformKind",
+    "PlatformSettings",
+    "Settings",
+    "split_address",
+]
+
+MAX_PORT: Final = 65535
+
+
+class PlatformKind(StrEnum):
+    """What the provider stands on."""
+
+    GRAMINE = "gramine"
+    SEV_GUEST = "sev-guest"
+    SIM = "sim"
+
+
+class LogFormat(StrEnum):
+    """How log lines are written."""
+
+    JSON = "json"
+    TEXT = "text"
+
+
+class LogLevel(StrEnum):
+    """The least severe line that is written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def _about(
+    text: str,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    max_length: int | None = None,
+) -> msgspec.Meta:
+    given = {"ge": ge, "gt": gt, "le": le, "lt": lt, "max_length": max_length}
+    bounds: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    return msgspec.Meta(description=text, **bounds)
+
+
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=600)]
+Connections = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
+
+
+def split_address(text: str, *, setting: str) -> tuple[str, int]:
+    """Split ``host:port`` or ``[v6]:port``; port 0 asks the system for a free one.
+
+    Raises:
+        SettingsError: ``settings_invalid``.
+    """
+    host, colon, port = text.rpartition(":")
+    digits = port.isascii() and port.isdigit()
+    if not colon or not host or not digits or int(port) > MAX_PORT:
+        message = f"{setting} is {text!r}; expected host:port, such as 127.0.0.1:3442"
+        raise SettingsError(Code.SETTINGS_INVALID, message)
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+class PlatformSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which platform, and where it is found."""
+
+    kind: Annotated[
+        PlatformKind, _about("what the provider stands on: gramine, sev-guest or sim")
+    ] = PlatformKind.GRAMINE
+    root: Annotated[
+        str,
+        _about("gramine: folder of attestation files; sev-guest: of reports"),
+    ] = ""
+    device: Annotated[
+        str, _about("sev-guest: path of the device; empty: the usual one")
+    ] = ""
+    world: Annotated[str, _about("sim: folder of the simulated world")] = ""
+    machine: Annotated[
+        str, _about("sim: name of the simulated machine to stand on")
+    ] = "host"
+    quote_latency_ms: Annotated[
+        float, _about("sim: time that one quote takes, milliseconds", ge=0, le=60_000)
+    ] = 0.0
+
+    def options(self) -> dict[str, Any]:
+        """What the platform of this kind is told; an empty setting is left out.
+
+        Which measurements a platform's own sealing key is bound to is no option here:
+        it would change which key leaves.
+        """
+        by_kind: dict[PlatformKind, dict[str, Any]] = {
+            PlatformKind.GRAMINE: {"root": self.root},
+            PlatformKind.SEV_GUEST: {"root": self.root, "device": self.device},
+            PlatformKind.SIM: {
+                "world": self.world,
+                "platform": self.machine,
+                "quote_latency_ms": self.quote_latency_ms,
+            },
+        }
+        return {name: v for name, v in by_kind[self.kind].items() if v}
+
+
+class CollateralSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where collateral comes from. All of it is signed; the host may choose."""
+
+    pccs: Annotated[
+        tuple[str, ...],
+        _about("base addresses of PCCS or PCS v4, asked in order", max_length=8),
+    ] = ("https://api.trustedservices.intel.com",)
+    kds: Annotated[
+        tuple[str, ...],
+        _about("base addresses of AMD's KDS, asked in order", max_length=8),
+    ] = ("https://kdsintf.amd.com",)
+    ca_file: Annotated[
+        str, _about("PEM of the CA of a PCCS with a certificate of its own")
+    ] = ""
+    bundle: Annotated[
+        str, _about("file or folder of collateral; where set, no network is used")
+    ] = ""
+    cache_dir: Annotated[
+        str, _about("folder of cached collateral; empty: collateral in state_dir")
+    ] = ""
+    fetch_seconds: Annotated[
+        float, _about("whole time of one fetch, all tries, in seconds", gt=0, le=25)
+    ] = 20.0
+    max_age_seconds: Annotated[
+        int, _about("oldest unconfirmed collateral, in seconds", ge=3600, le=604_800)
+    ] = 86_400
+    result_cache: Annotated[
+        int, _about("signature results kept in memory, entries", ge=16, le=1_000_000)
+    ] = 4096
+
+
+class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is logged, to standard error."""
+
+    format: Annotated[LogFormat, _about("json or text")] = LogFormat.JSON
+    level: Annotated[LogLevel, _about("least severe line; re-read on SIGHUP")] = (
+        LogLevel.INFO
+    )
+
+
+class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bounds of the HTTP transport, per worker."""
+
+    max_connections: Annotated[
+        Connections, _about("open connections; beyond, the oldest idle one goes")
+    ] = 1024
+    max_per_peer: Annotated[
+        Connections, _about("open connections of one address (IPv6: of one /64)")
+    ] = 512
+    head_seconds: Annotated[
+        Seconds, _about("from connect, or first byte, to a whole request head, seconds")
+    ] = 5.0
+    body_seconds: Annotated[
+        Seconds, _about("from head to the last byte of the body, seconds")
+    ] = 10.0
+    request_seconds: Annotated[
+        Seconds, _about("from the whole request to its response, seconds")
+    ] = 25.0
+    write_seconds: Annotated[
+        Seconds, _about("to take the response after the last word, seconds")
+    ] = 10.0
+    idle_seconds: Annotated[
+        Seconds, _about("between two requests on one connection, seconds")
+    ] = 60.0
+    max_head_bytes: Annotated[
+        int, _about("request line and headers, bytes", ge=1024, le=65536)
+    ] = 16384
+    metrics: Annotated[bool, _about("whether /metrics is served")] = True
+
+
+class FramedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bounds of the framed TCP transport, per worker.
+
+    A guest waits 30 seconds, so the total stays below that.
+    """
+
+    max_connections: Annotated[
+        Connections, _about("open connections; beyond, the oldest idle one goes")
+    ] = 512
+    max_per_peer: Annotated[
+        Connections, _about("open connections of one address (IPv6: of one /64)")
+    ] = 256
+    first_byte_seconds: Annotated[
+        Seconds, _about("from connect to the first byte, seconds")
+    ] = 2.0
+    read_seconds: Annotated[
+        Seconds, _about("from the first byte to the whole request, seconds")
+    ] = 10.0
+    write_seconds: Annotated[Seconds, _about("to take the response, seconds")] = 10.0
+    total_seconds: Annotated[
+        float, _about("from connect to the response, seconds", gt=0, lt=30)
+    ] = 28.0
+    max_frame_bytes: Annotated[
+        int, _about("longest request frame, bytes", ge=65536, le=8 << 20)
+    ] = 8 << 20
+
+
+class HostSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """Every host setting with its default."""
+
+    listen: Annotated[str, _about("address of the HTTP API, host:port")] = (
+        "127.0.0.1:3442"
+    )
+    listen_framed: Annotated[
+        str, _about("address of the framed TCP protocol, host:port")
+    ] = "127.0.0.1:3443"
+    workers: Annotated[
+        int, _about("worker processes; 1 runs in the main process", ge=1, le=64)
+    ] = 1
+    threads: Annotated[
+        int, _about("verifying threads per worker; 0: one a core", ge=0, le=256)
+    ] = 0
+    queue: Annotated[
+        int, _about("requests that may wait for a thread, per worker", ge=1, le=65536)
+    ] = 256
+    max_buffered_bytes: Annotated[
+        int,
+        _about("request bytes held at once, per worker", ge=8 << 20, le=1 << 34),
+    ] = 64 << 20
+    drain_seconds: Annotated[
+        Seconds, _about("for requests in flight when told to stop, seconds")
+    ] = 30.0
+    state_dir: Annotated[str, _about("folder of the journal and other state")] = (
+        "/var/lib/tightseal"
+    )
+    platform: PlatformSettings = PlatformSettings()
+    collateral: CollateralSettings = CollateralSettings()
+    log: LogSettings = LogSettings()
+    http: HttpSettings = HttpSettings()
+    framed: FramedSettings = FramedSettings()
+
+    def __post_init__(self) -> None:
+        """Refuse what the types cannot express.
+
+        Raises:
+            SettingsError: ``settings_invalid``, naming the setting.
+        """
+        split_address(self.listen, setting="host.listen")
+        split_address(self.listen_framed, setting="host.listen_framed")
+        if not self.state_dir:
+            raise SettingsError(Code.SETTINGS_INVALID, "host.state_dir is empty")
+
+    @property
+    def journal_path(self) -> Path:
+        """The SQLite journal."""
+        return Path(self.state_dir) / "journal.sqlite"
+
+    @property
+    def collateral_dir(self) -> Path:
+        """Where fetched collateral is kept."""
+        named = self.collateral.cache_dir
+        return Path(named) if named else Path(self.state_dir) / "collateral"
+
+    @property
+    def run_dir(self) -> Path:
+        """What lives only as long as this provider runs."""
+        return Path(self.state_dir) / "run"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole file: host settings and release settings."""
+
+    host: HostSettings = HostSettings()
+    release: ReleaseSettings = ReleaseSettings()
+
+    def __post_init__(self) -> None:
+        """Refuse combinations that neither kind can see alone.
+
+        Raises:
+            SettingsError: ``settings_invalid``; a simulated platform needs its root
+                among the release settings, or nobody's key would be where it seems.
+        """
+        simulated = self.host.platform.kind is PlatformKind.SIM
+        if simulated and not self.release.simulated_roots:
+            message = (
+                "host.platform.kind is sim, but release.simulated_roots is empty: "
+                "a simulated platform runs only where release settings name its root"
+            )
+            raise SettingsError(Code.SETTINGS_INVALID, message)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether simulated evidence is accepted; every log line says so then."""
+        return bool(self.release.simulated_roots)
