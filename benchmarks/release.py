@@ -273,7 +273,7 @@ def main() -> int:
                 for clients in arguments.clients:
                     label = f"{clients} clients, {workers} workers"
                     note(f"HTTP, {label}")
-                    load = over_http(provider, td, folder, clients=clients, count=count)
+                    load = over_http(provider, td, folder, clients=clients)
                     rates["http", clients, workers] = load.rate
                     rows += rows_of(f"HTTP, {label}", load)
                     note(f"framed TCP, {label}")
@@ -288,7 +288,7 @@ def main() -> int:
             note("HTTP with quotes of 40 ms, one at a time")
             _, provider, slow_td = running_slow
             td = fast_twin(folder, slow_td)
-            slow = over_http(provider, td, folder, clients=most, count=arguments.count)
+            slow = over_http(provider, td, folder, clients=most)
     rows += rows_of(f"HTTP, {most} clients, 1 worker, quotes at 40 ms", slow)
     rows += [
         at_least(

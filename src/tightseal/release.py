@@ -3,7 +3,7 @@
 
     request -> verify -> decide -> derive -> seal -> attest -> record -> response
 
-:meth:`Releaser.keys` and :meth:`Releaser.legacy` read like that list. Everything they
+:meth:`Provider.keys` and :meth:`Provider.legacy` read like that list. Everything they
 need from the world is handed in; time is a parameter. Both are safe to call from
 several threads.
 """
@@ -48,7 +48,7 @@ from tightseal.platform.attested import AttestedKey, AttestedKeys
 from tightseal.policy.builtin import Circumstances, decide
 from tightseal.state.nonces import NonceMint
 
-__all__ = ["LEGACY_PURPOSE", "LegacyAnswer", "Releaser", "Stage"]
+__all__ = ["LEGACY_PURPOSE", "LegacyAnswer", "Provider", "Stage"]
 
 LEGACY_PURPOSE: Final = "legacy-disk"
 """Purpose of the one key that the legacy protocol can ask for."""
@@ -88,7 +88,7 @@ class LegacyAnswer:
     provider_quote: bytes
 
 
-class Releaser:
+class Provider:
     """Composes the steps of a release.
 
     Args:

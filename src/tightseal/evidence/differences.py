@@ -163,10 +163,17 @@ DIFFERENCES: Final[tuple[Difference, ...]] = (
     _native(
         "signed_json",
         "TCB info or QE identity with a key given twice anywhere, a date of another "
-        "form, or a type that Intel does not use. dcap-qvl reads the members it needs.",
+        "form, a value outside its own mask, or a type that Intel does not use. dcap-qvl "
+        "reads the members it needs.",
         Code.TCB_INFO_MALFORMED,
         Code.QE_IDENTITY_MALFORMED,
         Code.TCB_INFO_TYPE_MISMATCH,
+    ),
+    _native(
+        "tdx_module_identities",
+        "A TDX module with a version, under TCB info that lists no identity of any. "
+        "dcap-qvl judges it as the module without a version.",
+        Code.TDX_MODULE_MISMATCH,
     ),
     _native(
         "bounds",
@@ -203,6 +210,11 @@ DIFFERENCES: Final[tuple[Difference, ...]] = (
         "pck_crl_number",
         "A PCK CRL number above 32 bits, which RFC 5280 allows.",
         "Failed to parse PCK CRL for claims",
+    ),
+    _qvl(
+        "pce_svn",
+        "A PCESVN from 32768 on, which takes three bytes in the PCK certificate.",
+        "PceSvn length mismatch",
     ),
 )
 """The table, native verifier's rules first."""

@@ -185,6 +185,12 @@ class _Reader:
         return found
 
 
+def _rank(key: str) -> tuple[int, bytes]:
+    """Sorts text keys as their encodings sort: a longer text has a larger head."""
+    text = key.encode("utf-8", "surrogatepass")
+    return len(text), text
+
+
 def _ordered(value: object, depth: int) -> object:
     """Check the closed set and put map keys in the order of their encoding."""
     if depth > MAX_DEPTH:
@@ -200,8 +206,7 @@ def _ordered(value: object, depth: int) -> object:
     if isinstance(value, Mapping):
         if not all(isinstance(k, str) for k in value):
             raise ServiceError(Code.INTERNAL, "CBOR map key that is not text")
-        keys = sorted(value, key=lambda k: cbor2.dumps(str(k)))
-        return {str(k): _ordered(value[k], depth + 1) for k in keys}
+        return {str(k): _ordered(value[k], depth + 1) for k in sorted(value, key=_rank)}
     if isinstance(value, list | tuple):
         return [_ordered(v, depth + 1) for v in value]
     raise ServiceError(Code.INTERNAL, f"CBOR cannot hold {type(value).__name__}")

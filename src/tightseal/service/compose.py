@@ -33,7 +33,7 @@ from tightseal.model.secret import Secret
 from tightseal.model.settings import ReleaseSettings
 from tightseal.platform.attested import AttestedKeys
 from tightseal.platform.door import open_platform
-from tightseal.release import Releaser
+from tightseal.release import Provider
 from tightseal.service.connections import ByteBudget
 from tightseal.service.front import Front
 from tightseal.service.guarding import FlooredClock, WatchedGuard
@@ -135,7 +135,7 @@ def compose(settings: Settings, *, seed: Secret) -> Composed:
     )
     journal = SqliteJournal.open(host.journal_path)
     clock = FlooredClock(_host_clock, guard)
-    releaser = Releaser(
+    provider = Provider(
         settings=release,
         authority=release.authority(),
         verifier=verifier,
@@ -147,7 +147,7 @@ def compose(settings: Settings, *, seed: Secret) -> Composed:
         stage=metrics.stage,
     )
     front = Front(
-        provider=releaser,
+        provider=provider,
         clock=clock,
         settings=settings,
         metrics=metrics,

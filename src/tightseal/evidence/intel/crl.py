@@ -29,6 +29,9 @@ __all__ = [
 MAX_CRL_BYTES: Final = 1 << 20
 """Longest CRL that is read; Intel's are a few KiB."""
 
+MAX_CRL_NUMBER: Final = (1 << 159) - 1
+"""Highest CRL number: 20 octets (RFC 5280 section 5.2.3)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Crl:
@@ -36,7 +39,8 @@ class Crl:
 
     Attributes:
         issuer: the issuer's common name, for people.
-        this_update, next_update: Unix seconds, both inclusive.
+        this_update, next_update: Unix seconds; current from the first, until before
+            the second.
         number: the CRL number.
         revoked: serial numbers.
     """
@@ -94,7 +98,7 @@ def _extensions(parsed: x509.CertificateRevocationList) -> tuple[int, bytes | No
             _fail(f"critical extension {extension.oid.dotted_string}")
     number = extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
     authority = extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
-    if number < 0 or authority.value.key_identifier is None:
+    if not 0 <= number <= MAX_CRL_NUMBER or authority.value.key_identifier is None:
         _fail("CRL number or authority key id is not usable")
     return number, authority.value.key_identifier
 
@@ -108,7 +112,7 @@ def check_crl_time(crl: Crl, *, now: int) -> None:
     if now < crl.this_update:
         detail = f"CRL of {crl.issuer!r}: issued {crl.this_update}, now {now}"
         raise CollateralError(Code.CRL_NOT_YET_VALID, detail)
-    if now > crl.next_update:
+    if now >= crl.next_update:
         detail = f"CRL of {crl.issuer!r}: next update {crl.next_update}, now {now}"
         raise CollateralError(Code.CRL_EXPIRED, detail)
 

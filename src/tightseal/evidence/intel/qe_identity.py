@@ -27,6 +27,7 @@ from tightseal.evidence.intel.signed_json import (
     Number16,
     decode,
     isv_levels,
+    require_masked,
     unix_time,
 )
 from tightseal.model.claims import Tee
@@ -113,6 +114,8 @@ def parse_qe_identity(text: str) -> QeIdentity:
 
 
 def _qe_identity(raw: _QeIdentityJson) -> QeIdentity:
+    require_masked("miscselect", raw.misc_select, raw.misc_select_mask)
+    require_masked("attributes", raw.attributes, raw.attributes_mask)
     return QeIdentity(
         id=raw.id,
         version=raw.version,

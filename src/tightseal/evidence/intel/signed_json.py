@@ -36,6 +36,7 @@ __all__ = [
     "Number16",
     "decode",
     "isv_levels",
+    "require_masked",
     "unix_time",
 ]
 
@@ -104,12 +105,15 @@ def isv_levels(levels: tuple[IsvLevelJson, ...]) -> tuple[IsvLevel, ...]:
     """The levels, which must stand highest first, each once, as Intel writes them.
 
     Raises:
-        ValueError: for another order, in which two readers could choose two levels.
+        ValueError: for another order, in which two readers could choose two levels, or
+            for a date that there is not.
     """
     found = tuple(
         IsvLevel(x.tcb.isvsvn, TcbStatus(x.status), x.date, frozenset(x.advisory_ids))
         for x in levels
     )
+    for level in found:
+        unix_time(level.date)
     if any(a.isv_svn <= b.isv_svn for a, b in pairwise(found)):
         message = "TCB levels are not in descending order"
         raise ValueError(message)
@@ -154,9 +158,26 @@ def unix_time(text: str) -> int:
     """Unix seconds of an ``IntelTime``.
 
     Raises:
-        ValueError: where there is no such date.
+        ValueError: where there is no such date, or it lies before 1970.
     """
-    return timegm(datetime.fromisoformat(text).utctimetuple())
+    seconds = timegm(datetime.fromisoformat(text).utctimetuple())
+    if seconds < 0:
+        message = f"{text} is before 1970"
+        raise ValueError(message)
+    return seconds
+
+
+def require_masked(name: str, expected: str, mask: str) -> None:
+    """Refuse an expected value (hex) with bits outside its mask (hex).
+
+    No report has them under the mask, and two readers could mask the other side too.
+
+    Raises:
+        ValueError: where it has.
+    """
+    if int(expected, 16) & ~int(mask, 16):
+        message = f"{name}: {expected} expects bits outside mask {mask}"
+        raise ValueError(message)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from tightseal.evidence.intel.signed_json import (
     Number16,
     decode,
     isv_levels,
+    require_masked,
     unix_time,
 )
 from tightseal.model.claims import TcbStatus
@@ -42,6 +43,7 @@ TCB_INFO_VERSION: Final = 3
 
 _ID_TDX: Final = "TDX"
 _TCB_TYPE: Final = 0
+_MAX_MODULE_SVN: Final = 0xFF
 
 
 class _ComponentJson(msgspec.Struct, frozen=True):
@@ -207,8 +209,11 @@ def _tcb_info(raw: _TcbInfoJson) -> TcbInfo:
         message = "TCB info for TDX without tdxModule or tdxtcbcomponents"
         raise ValueError(message)
     identities = {x.id: _module(x, x.levels) for x in raw.tdx_module_identities}
-    if len(identities) != len(raw.tdx_module_identities):
-        message = "a TDX module identity is given twice"
+    # Readers that ignore case would take one id for another.
+    if len({x.upper() for x in identities} & set(identities)) != len(
+        raw.tdx_module_identities
+    ):
+        message = "a TDX module identity is given twice, or not in capitals"
         raise ValueError(message)
     levels = {_order(level): level for level in map(_level, raw.levels)}
     if len(levels) != len(raw.levels):
@@ -234,6 +239,7 @@ def _order(level: PlatformLevel) -> tuple[bytes, int, bytes]:
 
 
 def _level(raw: _LevelJson) -> PlatformLevel:
+    unix_time(raw.date)
     return PlatformLevel(
         sgx=bytes(c.svn for c in raw.tcb.sgx),
         pce_svn=raw.tcb.pce_svn,
@@ -245,6 +251,10 @@ def _level(raw: _LevelJson) -> PlatformLevel:
 
 
 def _module(raw: _ModuleJson, levels: tuple[IsvLevelJson, ...]) -> TdxModuleIdentity:
+    require_masked("TDX module attributes", raw.attributes, raw.attributes_mask)
+    if any(x.tcb.isvsvn > _MAX_MODULE_SVN for x in levels):
+        message = f"TDX module isvsvn above {_MAX_MODULE_SVN}, which no TD reports"
+        raise ValueError(message)
     return TdxModuleIdentity(
         mrsigner=bytes.fromhex(raw.mrsigner),
         attributes=bytes.fromhex(raw.attributes),
