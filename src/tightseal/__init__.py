@@ -22,6 +22,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from tightseal._version import __version__
+
 if TYPE_CHECKING:
     from tightseal.collateral.bundle import FileSource
     from tightseal.errors import (
@@ -42,8 +44,6 @@ if TYPE_CHECKING:
     from tightseal.model.keypath import KeyRequest
     from tightseal.release import Provider
 
-__version__ = "0.1.0"
-
 __all__ = [
     "AsyncClient",
     "Claims",
@@ -60,6 +60,7 @@ __all__ = [
     "ServiceError",
     "Terms",
     "TightsealError",
+    "__version__",
     "read_pin",
     "verify",
 ]
@@ -88,4 +89,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """The public names."""
-    return [*__all__, "__version__"]
+    return list(__all__)

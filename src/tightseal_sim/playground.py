@@ -34,8 +34,10 @@ def _next_commands(
         ),
         (
             "the same TD with another kernel gets another key",
-            (f"{common} --option platform=machine-a --option kernel=mine"
-            " --purpose disk --json"),
+            (
+                f"{common} --option platform=machine-a --option kernel=mine"
+                " --purpose disk --json"
+            ),
         ),
         (
             "the same TD on another machine is refused",

@@ -12,7 +12,7 @@ from typing import Final
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
-from tightseal import __version__
+from tightseal._version import __version__
 from tightseal.errors import TightsealError
 
 __all__ = ["COMMANDS", "build_app", "main"]

@@ -57,7 +57,9 @@ MAX_TIME: Final = 1 << 40
 _FMSPC_BYTES: Final = 6
 
 collateral_app = App(
-    name="collateral", help="Fetch, export, import and show collateral."
+    name="collateral",
+    help="Fetch, export, import and show collateral.",
+    default_parameter=Parameter(negative=()),
 )
 
 Cache = Annotated[Path | None, Parameter("--cache")]

@@ -163,8 +163,8 @@ DIFFERENCES: Final[tuple[Difference, ...]] = (
     _native(
         "signed_json",
         "TCB info or QE identity with a key given twice anywhere, a date of another "
-        "form, a value outside its own mask, or a type that Intel does not use. dcap-qvl "
-        "reads the members it needs.",
+        "form, a value outside its own mask, or a type that Intel does not use. "
+        "dcap-qvl reads the members it needs.",
         Code.TCB_INFO_MALFORMED,
         Code.QE_IDENTITY_MALFORMED,
         Code.TCB_INFO_TYPE_MISMATCH,

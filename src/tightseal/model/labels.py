@@ -24,10 +24,8 @@ class Label(StrEnum):
     SIGN_RESPONSE = "tightseal/v1/signature/response"
     # hashes and MACs
     TRANSCRIPT = "tightseal/v1/hash/transcript"
-    REQUEST = "tightseal/v1/hash/request"
     CLAIMS = "tightseal/v1/hash/claims"
     SETTINGS = "tightseal/v1/hash/settings"
-    PROVIDER_IDENTITY = "tightseal/v1/hash/provider-identity"
     KEYRING_SIDECAR = "tightseal/v1/hash/keyring-sidecar"
     NONCE_MAC = "tightseal/v1/mac/nonce"
     COLLATERAL_GUARD_MAC = "tightseal/v1/mac/collateral-guard"

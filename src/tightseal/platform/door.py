@@ -110,6 +110,8 @@ def _path(options: _Options, name: str, default: str) -> Path:
 
 def _whole(options: _Options, name: str, default: int | None) -> int | None:
     value = options.get(name, default)
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        return int(value)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
         raise _invalid(f"{name} {value!r}, expected a whole number")
     return value
@@ -117,6 +119,8 @@ def _whole(options: _Options, name: str, default: int | None) -> int | None:
 
 def _guest_fields(options: _Options) -> GuestField:
     names = options.get("fields", ["measurement", "policy"])
+    if isinstance(names, str):
+        names = names.split(",")
     known = {f.name.lower(): f for f in GuestField if f.name is not None}
     listed = isinstance(names, list | tuple)
     if not listed or not all(isinstance(n, str) and n in known for n in names):

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-import tightseal
+from tightseal._version import __version__
 from tightseal.errors import CODES
 from tightseal.model import wire
 from tightseal.service.health import Readiness
@@ -44,7 +44,7 @@ def _document() -> _Json:
         "openapi": "3.1.0",
         "info": {
             "title": "Tightseal",
-            "version": tightseal.__version__,
+            "version": __version__,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": {

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from tightseal.errors import Code, EvidenceError
-
 __all__ = [
     "SERVTD_EXT",
     "SGX_DEBUG",
@@ -22,7 +20,6 @@ __all__ = [
     "TD_PROFILING",
     "TD_RESERVED",
     "TD_SEPT_VE_DISABLE",
-    "refuse",
     "sgx_flags",
     "td_attributes",
 ]
@@ -52,15 +49,3 @@ def td_attributes(raw: bytes) -> int:
 def sgx_flags(raw: bytes) -> int:
     """The flags of SGX ATTRIBUTES; 16 bytes, of which the first 8 are flags."""
     return int.from_bytes(raw[:8], "little")
-
-
-def refuse(got: int, bits: int, code: Code, what: str) -> None:
-    """Refuse attributes that have any of ``bits``.
-
-    Raises:
-        EvidenceError: ``code``.
-    """
-    if got & bits:
-        raise EvidenceError(
-            code, f"{what}: attributes {got:#018x} have {got & bits:#x}"
-        )

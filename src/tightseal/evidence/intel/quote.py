@@ -14,7 +14,7 @@ from struct import Struct
 from typing import Final, NoReturn
 
 from tightseal.errors import Code, EvidenceError
-from tightseal.evidence.intel.layout import BODY_BYTES, FIELDS, SGX_FIELDS, BodyType
+from tightseal.evidence.intel.layout import BODY_BYTES, SGX_FIELDS, TD_FIELDS, BodyType
 from tightseal.model.claims import Tee
 
 __all__ = [
@@ -51,6 +51,10 @@ PCK_CHAIN_CERTIFICATION_DATA: Final = 5
 """Innermost certification data type that can be verified: a PCK chain, PEM."""
 
 _HEADER: Final = Struct("<HHIHH16s20s")
+_QE_REPORT_BYTES: Final = BODY_BYTES[BodyType.SGX]
+_SGX_BODY: Final = BodyType.SGX
+_SGX: Final = Tee.SGX
+_TDX: Final = Tee.TDX
 _VERSION_SGX: Final = 3
 _VERSION_TDX: Final = 4
 _VERSION_DESCRIBED_BODY: Final = 5
@@ -112,11 +116,12 @@ class UnverifiedQuote:
     @property
     def tee(self) -> Tee:
         """SGX or TDX."""
-        return Tee.SGX if self.body_type is BodyType.SGX else Tee.TDX
+        return _SGX if self.body_type is _SGX_BODY else _TDX
 
     def field(self, name: str) -> bytes:
         """A field of the report by its name in ``layout``, as it stands."""
-        return self.body[FIELDS[self.body_type][name]]
+        fields = SGX_FIELDS if self.body_type is _SGX_BODY else TD_FIELDS
+        return self.body[fields[name]]
 
     def qe_field(self, name: str) -> bytes:
         """A field of the QE report by its name in ``layout``, as it stands."""
@@ -189,7 +194,7 @@ def parse_quote(data: bytes) -> UnverifiedQuote:
     attestation_key = section.take(_PUBLIC_KEY_BYTES, "attestation key")
     if header.version != _VERSION_SGX:
         _enter_qe_report_certification_data(section)
-    qe_report = section.take(BODY_BYTES[BodyType.SGX], "QE report")
+    qe_report = section.take(_QE_REPORT_BYTES, "QE report")
     qe_report_signature = section.take(_SIGNATURE_BYTES, "QE report signature")
     qe_auth_data = section.take(section.number(2, "QE auth length"), "QE auth data")
     certification_type, certification_data = _certification_data(section)

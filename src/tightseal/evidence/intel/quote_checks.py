@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from typing import Final
+from typing import Final, NoReturn
 
 from tightseal.errors import Code, CollateralError, EvidenceError
 from tightseal.evidence.intel import attributes as attr
@@ -20,7 +19,7 @@ from tightseal.evidence.intel.layout import BodyType
 from tightseal.evidence.intel.qe_identity import qe_level, require_identity
 from tightseal.evidence.intel.quote import PCK_CHAIN_CERTIFICATION_DATA, parse_quote
 from tightseal.evidence.intel.run import Run
-from tightseal.evidence.intel.signatures import public_key, verifies_raw
+from tightseal.evidence.intel.signatures import public_key, sha256, verifies_raw
 from tightseal.evidence.intel.tcb import (
     merge,
     module_identity,
@@ -37,14 +36,23 @@ INTEL_QE_VENDOR_ID: Final = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
 
 _ZERO_48: Final = bytes(48)
 
+# Looking a member up in its enumeration is slow before Python 3.12, and these are asked
+# for on every verification.
+_SGX: Final = Tee.SGX
+_TDX: Final = Tee.TDX
+_SKIPPED: Final = Outcome.SKIPPED
+_REVOKED: Final = TcbStatus.REVOKED
+_TD10: Final = BodyType.TD10
+
 
 def quote_structure(run: Run) -> None:
     """The quote has a known version and TEE, and lengths that account for all of it."""
     run.quote = parse_quote(run.data)
     run.tee = run.quote.tee
-    run.td_attributes = 0
-    if run.tee is Tee.TDX:
-        run.td_attributes = attr.td_attributes(run.quote.field("td_attributes"))
+    if run.tee is _TDX:
+        run.attributes = attr.td_attributes(run.quote.field("td_attributes"))
+    else:
+        run.attributes = attr.sgx_flags(run.quote.field("attributes"))
 
 
 def quote_padding(run: Run) -> Outcome | None:
@@ -75,7 +83,7 @@ def embedded_chain(run: Run) -> None:
     takes its place, or the identity shown would not be the one that was judged.
     """
     pem = run.quote.certification_data
-    run.chain_digest = hashlib.sha256(pem).digest()
+    run.chain_digest = sha256(pem)
     known = known_pck_chain(run.cache, run.roots, run.chain_digest)
     if known is not None:
         run.root, run.known_chain = known
@@ -144,8 +152,8 @@ def pceid(run: Run) -> None:
 def tdx_module(run: Run) -> Outcome | None:
     """The TDX module has the signer and attributes of its identity."""
     quote = run.quote
-    if run.tee is not Tee.TDX:
-        return Outcome.SKIPPED
+    if run.tee is not _TDX:
+        return _SKIPPED
     run.module = module_identity(run.tcb_info, quote.field("tee_tcb_svn"))
     require_module(
         run.module,
@@ -166,7 +174,7 @@ def qe_report_signature(run: Run) -> None:
 def qe_report_data(run: Run) -> None:
     """The QE report commits to the attestation key and the QE authentication data."""
     quote = run.quote
-    digest = hashlib.sha256(quote.attestation_key + quote.qe_auth_data).digest()
+    digest = sha256(quote.attestation_key + quote.qe_auth_data)
     got = quote.qe_field("report_data")
     if got != digest + bytes(32):
         detail = f"QE report data: got {got.hex()}, expected {digest.hex()} and zeros"
@@ -181,7 +189,8 @@ def qe_identity(run: Run) -> None:
 def qe_debug(run: Run) -> None:
     """The quoting enclave is not in debug mode."""
     flags = attr.sgx_flags(run.quote.qe_field("attributes"))
-    attr.refuse(flags, attr.SGX_DEBUG, Code.QE_DEBUG, "quoting enclave")
+    if flags & attr.SGX_DEBUG:
+        raise EvidenceError(Code.QE_DEBUG, f"quoting enclave: flags {flags:#x}")
 
 
 def qe_tcb(run: Run) -> None:
@@ -200,25 +209,25 @@ def quote_signature(run: Run) -> None:
 
 def tcb_level(run: Run) -> None:
     """The platform reaches a TCB level."""
-    svn = run.quote.field("tee_tcb_svn") if run.tee is Tee.TDX else None
+    svn = run.quote.field("tee_tcb_svn") if run.tee is _TDX else None
     run.level = platform_level(run.tcb_info, run.pck.extension, svn)
 
 
 def tdx_module_tcb(run: Run) -> Outcome | None:
     """The TDX module reaches a TCB level; the status is merged with platform and QE."""
-    if run.tee is not Tee.TDX:
+    if run.tee is not _TDX:
         run.verdict = merge(run.level, run.qe_level)
-        return Outcome.SKIPPED
+        return _SKIPPED
     module = module_level(run.module, run.quote.field("tee_tcb_svn"))
     run.verdict = merge(run.level, run.qe_level, module)
-    return Outcome.SKIPPED if module is None else None
+    return _SKIPPED if module is None else None
 
 
 def td_relaunch(run: Run) -> Outcome | None:
     """The TCB that the TD runs on now reaches a level, and may advise a relaunch."""
     quote = run.quote
-    if quote.body_type not in (BodyType.TD15, BodyType.TD15EX):
-        return Outcome.SKIPPED
+    if run.tee is not _TDX or quote.body_type is _TD10:
+        return _SKIPPED
     svn = quote.field("tee_tcb_svn2")
     if svn == quote.field("tee_tcb_svn"):
         return None
@@ -230,79 +239,89 @@ def td_relaunch(run: Run) -> Outcome | None:
 
 def tcb_not_revoked(run: Run) -> None:
     """Neither platform, quoting enclave nor TDX module is revoked."""
-    if run.verdict.status is TcbStatus.REVOKED:
+    if run.verdict.status is _REVOKED:
         detail = "TCB status: Revoked, for platform, quoting enclave or TDX module"
         raise EvidenceError(Code.TCB_REVOKED, detail)
 
 
 def debug(run: Run) -> None:
     """The host cannot read the workload: no debug attribute."""
-    if run.tee is Tee.SGX:
-        flags = attr.sgx_flags(run.quote.field("attributes"))
-        attr.refuse(flags, attr.SGX_DEBUG, Code.DEBUG_ENABLED, "enclave")
-    else:
-        attr.refuse(run.td_attributes, attr.TD_DEBUG, Code.DEBUG_ENABLED, "TD")
+    bit = attr.SGX_DEBUG if run.tee is _SGX else attr.TD_DEBUG
+    if run.attributes & bit:
+        _refuse(run, bit, Code.DEBUG_ENABLED)
 
 
 def sgx_initialised(run: Run) -> Outcome | None:
     """The enclave is initialised."""
-    if run.tee is not Tee.SGX:
-        return Outcome.SKIPPED
-    if not attr.sgx_flags(run.quote.field("attributes")) & attr.SGX_INIT:
+    if run.tee is not _SGX:
+        return _SKIPPED
+    if not run.attributes & attr.SGX_INIT:
         raise EvidenceError(Code.SGX_NOT_INITIALISED, "enclave: INIT is not set")
     return None
 
 
 def sgx_64bit(run: Run) -> Outcome | None:
     """The enclave runs in 64-bit mode."""
-    if run.tee is not Tee.SGX:
-        return Outcome.SKIPPED
-    if not attr.sgx_flags(run.quote.field("attributes")) & attr.SGX_MODE64BIT:
+    if run.tee is not _SGX:
+        return _SKIPPED
+    if not run.attributes & attr.SGX_MODE64BIT:
         raise EvidenceError(Code.SGX_NOT_64BIT, "enclave: MODE64BIT is not set")
     return None
 
 
 def td_profiling(run: Run) -> Outcome | None:
     """The TD is not profiled by the host."""
-    return _td_without(run, attr.TD_PROFILING, Code.TD_PROFILING)
+    if run.tee is not _TDX:
+        return _SKIPPED
+    if run.attributes & attr.TD_PROFILING:
+        _refuse(run, attr.TD_PROFILING, Code.TD_PROFILING)
+    return None
 
 
 def td_reserved(run: Run) -> Outcome | None:
     """The TD has no reserved attribute."""
-    return _td_without(run, attr.TD_RESERVED, Code.TD_ATTRIBUTES_RESERVED)
+    if run.tee is not _TDX:
+        return _SKIPPED
+    if run.attributes & attr.TD_RESERVED:
+        _refuse(run, attr.TD_RESERVED, Code.TD_ATTRIBUTES_RESERVED)
+    return None
 
 
 def td_migratable(run: Run) -> Outcome | None:
     """The TD cannot be migrated."""
-    return _td_without(run, attr.TD_MIGRATABLE, Code.TD_MIGRATABLE)
+    if run.tee is not _TDX:
+        return _SKIPPED
+    if run.attributes & attr.TD_MIGRATABLE:
+        _refuse(run, attr.TD_MIGRATABLE, Code.TD_MIGRATABLE)
+    return None
 
 
 def td_sept_ve(run: Run) -> Outcome | None:
     """The TD disables SEPT_VE, or the exception for it is switched on."""
-    if run.tee is not Tee.TDX:
-        return Outcome.SKIPPED
-    if run.td_attributes & attr.TD_SEPT_VE_DISABLE:
+    if run.tee is not _TDX:
+        return _SKIPPED
+    if run.attributes & attr.TD_SEPT_VE_DISABLE:
         return None
     if VerifierException.SEPT_VE_ENABLED in run.exceptions:
         return Outcome.NOTED
-    detail = f"TD: SEPT_VE_DISABLE is not set in attributes {run.td_attributes:#018x}"
+    detail = f"TD: SEPT_VE_DISABLE is not set in attributes {run.attributes:#018x}"
     raise EvidenceError(Code.SEPT_VE_ENABLED, detail)
 
 
 def td_service_td(run: Run) -> Outcome | None:
     """No service TD is bound to the TD."""
-    if run.tee is not Tee.TDX:
-        return Outcome.SKIPPED
-    _td_without(run, attr.SERVTD_EXT, Code.TD_SERVICE_TD)
-    if run.quote.body_type is not BodyType.TD10:
+    if run.tee is not _TDX:
+        return _SKIPPED
+    if run.attributes & attr.SERVTD_EXT:
+        _refuse(run, attr.SERVTD_EXT, Code.TD_SERVICE_TD)
+    if run.quote.body_type is not _TD10:
         bound = run.quote.field("mr_service_td")
         if bound != _ZERO_48:
             raise EvidenceError(Code.TD_SERVICE_TD, f"TD: service TD {bound.hex()}")
     return None
 
 
-def _td_without(run: Run, bits: int, code: Code) -> Outcome | None:
-    if run.tee is not Tee.TDX:
-        return Outcome.SKIPPED
-    attr.refuse(run.td_attributes, bits, code, "TD")
-    return None
+def _refuse(run: Run, bits: int, code: Code) -> NoReturn:
+    got = run.attributes
+    detail = f"{run.tee.name} attributes {got:#018x}: have {got & bits:#x}"
+    raise EvidenceError(code, detail)

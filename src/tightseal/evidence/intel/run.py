@@ -43,6 +43,7 @@ class Run:
     """
 
     __slots__ = (
+        "attributes",
         "cache",
         "chain_ders",
         "chain_digest",
@@ -66,14 +67,13 @@ class Run:
         "roots",
         "tcb_info",
         "tcb_signing",
-        "td_attributes",
         "tee",
         "verdict",
     )
 
     quote: UnverifiedQuote
     tee: Tee
-    td_attributes: int
+    attributes: int
     chain_digest: bytes
     chain_ders: tuple[bytes, ...]
     root: TrustedRoot

@@ -35,6 +35,8 @@ _MODULE_SVN, _MODULE_VERSION = 0, 1
 _VERSIONED_MODULE_SKIPS: Final = 2
 
 _S = TcbStatus
+_OUT_OF_DATE: Final = TcbStatus.OUT_OF_DATE
+_REVOKED: Final = TcbStatus.REVOKED
 _OUTDATED: Final = {
     _S.UP_TO_DATE: _S.OUT_OF_DATE,
     _S.SW_HARDENING_NEEDED: _S.OUT_OF_DATE,
@@ -161,16 +163,18 @@ def merge(platform: PlatformLevel, *components: IsvLevel | None) -> Verdict:
 
     Components count only where out of date or revoked. Revoked wins over everything.
     """
-    statuses = {x.status for x in components if x is not None}
-    status = platform.status
-    if _S.OUT_OF_DATE in statuses:
-        status = _OUTDATED.get(status, status)
-    if _S.REVOKED in statuses:
-        status = _S.REVOKED
-    advisories = platform.advisory_ids.union(
-        *(x.advisory_ids for x in components if x is not None)
-    )
-    return Verdict(status, advisories)
+    status, advisories = platform.status, platform.advisory_ids
+    revoked = False
+    for component in components:
+        if component is None:
+            continue
+        if component.status is _OUT_OF_DATE:
+            status = _OUTDATED.get(status, status)
+        elif component.status is _REVOKED:
+            revoked = True
+        if component.advisory_ids:
+            advisories |= component.advisory_ids
+    return Verdict(_REVOKED if revoked else status, advisories)
 
 
 def relaunch(launch: Verdict, current: Verdict) -> Verdict:

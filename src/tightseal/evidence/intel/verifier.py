@@ -7,7 +7,6 @@ quote, TCB, attributes. Collateral is judged before what it judges.
 
 from __future__ import annotations
 
-import hashlib
 from types import MappingProxyType
 from typing import Final
 
@@ -17,6 +16,7 @@ from tightseal.evidence.intel import collateral_checks as c
 from tightseal.evidence.intel import quote_checks as q
 from tightseal.evidence.intel.layout import BODY_BYTES, MEASUREMENT_FIELDS, BodyType
 from tightseal.evidence.intel.run import CheckRule, Run
+from tightseal.evidence.intel.signatures import sha256
 from tightseal.model.claims import Check, Claims, Outcome, PlatformIdentity, Tcb, Tee
 from tightseal.model.collateral import CollateralGuard, IntelCollateral
 from tightseal.model.roots import TrustedRoot
@@ -208,7 +208,7 @@ def _claims(run: Run, checks: tuple[Check, ...]) -> Claims:
         ),
         checks=checks,
         not_checked=NOT_CHECKED[quote.tee],
-        evidence_hash=hashlib.sha256(run.data[: quote.declared_length]).digest(),
+        evidence_hash=sha256(run.data[: quote.declared_length]),
     )
 
 
