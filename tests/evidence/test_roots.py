@@ -15,6 +15,7 @@ from tightseal.errors import Code, SettingsError
 from tightseal.evidence.roots import (
     VENDOR_KEYS,
     VENDOR_ROOTS,
+    VendorKey,
     root_key_id,
     simulated_root,
     with_simulated,
@@ -40,7 +41,7 @@ def world() -> World:
 
 
 @pytest.mark.parametrize("key", VENDOR_KEYS, ids=lambda k: k.product or "Intel")
-def test_vendor_key_is_the_published_one(key, vectors: Path) -> None:
+def test_vendor_key_is_the_published_one(key: VendorKey, vectors: Path) -> None:
     data = (vectors / "roots" / FILES[key.product]).read_bytes()
     index = json.loads((vectors / "roots" / "INDEX.json").read_text())
     entry = next(e for e in index if e["file"] == FILES[key.product])

@@ -60,7 +60,7 @@ def test_opens_without_touching_the_hardware(
         ("gramine", {"root": 1}),
         ("configfs-tsm", {"provider": "arm"}),
         ("configfs-tsm", {"provider": ["tdx_guest"]}),
-        ("configfs-tsm", {"privlevel": "1"}),
+        ("configfs-tsm", {"privlevel": "one"}),
         ("configfs-tsm", {"privlevel": True}),
         ("configfs-tsm", {"privlevel": 9}),
         ("sev-guest", {"vmpl": 4}),

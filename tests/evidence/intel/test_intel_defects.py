@@ -2,6 +2,7 @@
 """Every defect of the negative checklist is refused by its name, cold and warm."""
 
 import pytest
+from intel_support import NOW
 
 from tightseal.collateral.guard import MemoryGuard
 from tightseal.errors import Code, TightsealError
@@ -10,8 +11,6 @@ from tightseal.evidence.intel.verifier import verify_quote
 from tightseal.evidence.roots import VENDOR_ROOTS
 from tightseal.model.claims import Claims
 from tightseal_sim.defects import Case, intel_cases
-
-from intel_support import NOW
 
 CASES = intel_cases(NOW)
 

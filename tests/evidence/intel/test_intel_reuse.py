@@ -2,7 +2,6 @@
 """Signature results are reused; time, revocation and the guard are judged anew."""
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -68,7 +67,7 @@ def quote(platform: SimPlatform) -> bytes:
 
 
 @pytest.fixture
-def verifications(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
+def verifications(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     seen: list[bytes] = []
     real = signatures.verifies
 
@@ -78,7 +77,7 @@ def verifications(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
 
     for module in (signatures, crl, certs):
         monkeypatch.setattr(module, "verifies", counted)
-    yield seen
+    return seen
 
 
 def test_a_warm_verification_costs_two_signatures(

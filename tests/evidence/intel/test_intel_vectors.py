@@ -67,9 +67,9 @@ TAMPERED = {
 """Field of the flipped bit to code, or to the code by the quote that was flipped."""
 
 
-def refusal(call: Callable[[], Claims]) -> Code:
+def refusal(call: Callable[..., Claims], *args: Any, **named: Any) -> Code:
     with pytest.raises(TightsealError) as e:
-        call()
+        call(*args, **named)
     last = e.value.checks[-1]
     assert last.outcome is Outcome.FAILED  # type: ignore[attr-defined]
     assert len(e.value.checks) <= len(CHECKS)
@@ -221,9 +221,9 @@ def test_every_tampered_quote_is_refused_by_name(vectors: Path) -> None:
             return verify_quote(quote, collateral, now=now, roots=INTEL, cache=cache)
 
         bad = (vectors / "tampered" / entry["file"]).read_bytes()
-        assert refusal(lambda v=verify, b=bad: v(b)) is code, entry["file"]
+        assert refusal(verify, bad) is code, entry["file"]
         verify(quote_of(vectors, base))
-        assert refusal(lambda v=verify, b=bad: v(b)) is code, entry["file"]
+        assert refusal(verify, bad) is code, entry["file"]
 
 
 def test_warm_and_cold_claims_are_equal(vectors: Path) -> None:
@@ -271,13 +271,12 @@ def test_the_azure_exception_is_noted_and_nothing_else_changes(vectors: Path) ->
     ]
     other = frozenset({VerifierException.QE_AUTH_DATA_LENGTH})
     code = refusal(
-        lambda: verify_quote(
-            quote_of(vectors, name),
-            collateral_of(vectors, name),
-            now=1753175614,
-            roots=INTEL,
-            exceptions=other,
-        )
+        verify_quote,
+        quote_of(vectors, name),
+        collateral_of(vectors, name),
+        now=1753175614,
+        roots=INTEL,
+        exceptions=other,
     )
     assert code is Code.SEPT_VE_ENABLED
 
@@ -289,9 +288,7 @@ def test_real_quotes_are_refused_without_their_root(vectors: Path) -> None:
     collateral = collateral_of(vectors, entry["name"])
     for roots in ((), simulated_root(test_root.read_bytes()).intel):
         code = refusal(
-            lambda roots=roots: verify_quote(
-                quote, collateral, now=entry["verdict"]["now"], roots=roots
-            )
+            verify_quote, quote, collateral, now=entry["verdict"]["now"], roots=roots
         )
         assert code is Code.ROOT_NOT_TRUSTED
 
