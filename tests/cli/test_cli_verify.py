@@ -65,7 +65,8 @@ def well_formed(document: dict[str, Any]) -> None:
         assert len(bytes.fromhex(document["report_data"])) == 64
     else:
         assert document["code"]
-        assert document["tee"] is None
+        assert document["tee"] in {None, "tdx", "sgx", "snp"}
+        assert document["trust_domain"] is None or document["measurements"]
 
 
 @pytest.mark.parametrize("mode", list(VerifierMode))

@@ -9,7 +9,7 @@ from typing import Any
 
 from tightseal.cli import ui
 from tightseal.errors import TightsealError
-from tightseal.model.claims import MEASUREMENT_NAMES, Check, Claims
+from tightseal.model.claims import MEASUREMENT_NAMES, Check, Claims, Tee
 
 __all__ = ["Verdict", "VerdictWord", "document", "show"]
 
@@ -29,10 +29,13 @@ class Verdict:
     Attributes:
         claims: where the evidence is authentic, also if its TCB status is not accepted.
         error: why not, where the answer is not ``authentic``.
+        said_tee: the TEE that the evidence names itself by; unverified, and shown only
+            where nothing was verified.
     """
 
     claims: Claims | None = None
     error: TightsealError | None = None
+    said_tee: Tee | None = None
 
     @property
     def word(self) -> VerdictWord:
@@ -42,6 +45,12 @@ class Verdict:
         if self.error.code in ui.UNREADABLE_CODES:
             return VerdictWord.UNREADABLE
         return VerdictWord.REJECTED
+
+    @property
+    def tee(self) -> str | None:
+        """The verified kind of TEE, or what refused evidence says it is."""
+        tee = self.said_tee if self.claims is None else self.claims.tee
+        return None if tee is None else tee.value
 
     @property
     def exit_status(self) -> int:
@@ -70,7 +79,7 @@ def document(verdict: Verdict) -> dict[str, Any]:
         "verdict": verdict.word.value,
         "code": None if error is None else error.code.value,
         "detail": None if error is None else error.detail,
-        "tee": None if claims is None else claims.tee.value,
+        "tee": verdict.tee,
         "trust_domain": None if claims is None else str(claims.trust_domain),
         "single_verifier": None if claims is None else claims.single_verifier,
         "tcb": {

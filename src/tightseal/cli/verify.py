@@ -27,10 +27,11 @@ from tightseal.evidence.detect import (
     EvidenceKind,
     decode_text,
     detect,
+    named_tee,
 )
 from tightseal.evidence.roots import VENDOR_ROOTS, with_simulated
 from tightseal.evidence.verify import EvidenceVerifier
-from tightseal.model.claims import Claims, TcbStatus
+from tightseal.model.claims import Claims, TcbStatus, Tee
 from tightseal.model.collateral import CollateralGuard, CollateralSource
 from tightseal.model.roots import TrustedRoots
 from tightseal.model.verifiers import VerifierException, VerifierMode
@@ -82,6 +83,7 @@ def verify(
     if differences:
         sys.stdout.write(differences_markdown())
         return ui.EXIT_YES
+    said_tee: Tee | None = None
     try:
         if evidence is None or (evidence.startswith("-") and evidence != STDIN):
             raise UsageError(f"EVIDENCE is a file or -, got {evidence or 'nothing'}")
@@ -89,7 +91,9 @@ def verify(
         exceptions = _exceptions(accept_exception)
         now = int(time.time()) if at is None else _moment(at)
         data = decode_text(read_evidence(evidence))
-        _check_kind(detect(data), verifier=verifier, accepted=accepted)
+        kind = detect(data)
+        said_tee = named_tee(data, kind)
+        _check_kind(kind, verifier=verifier, accepted=accepted)
         roots = _roots(root_ca)
         verify_evidence = EvidenceVerifier(
             roots=roots,
@@ -106,7 +110,7 @@ def verify(
     except UsageError as error:
         return ui.usage_error(str(error), "verify --help")
     except TightsealError as error:
-        verdict = Verdict(error=error)
+        verdict = Verdict(error=error, said_tee=said_tee)
     if as_json:
         ui.print_json(document(verdict))
     else:

@@ -16,6 +16,7 @@ from typing import Final
 from uuid import UUID
 
 from tightseal.errors import Code, EvidenceError
+from tightseal.model.claims import Tee
 
 __all__ = [
     "MAX_EVIDENCE_BYTES",
@@ -23,6 +24,7 @@ __all__ = [
     "EvidenceKind",
     "decode_text",
     "detect",
+    "named_tee",
 ]
 
 MAX_EVIDENCE_BYTES: Final = 1 << 20
@@ -53,6 +55,9 @@ CERTIFICATE_GUIDS: Final = frozenset(
 )
 """GUIDs of the certificate table (GHCB specification, SNP Extended Guest Request), in
 both byte orders, since hosts differ."""
+
+_TEE_TYPES: Final = {b"\x00\x00\x00\x00": Tee.SGX, b"\x81\x00\x00\x00": Tee.TDX}
+"""``tee_type`` of a quote header (offset 4, little-endian)."""
 
 _ENOUGH: Final = 2
 """Plausible header fields, out of three or four, that name a kind."""
@@ -98,6 +103,18 @@ def detect(data: bytes) -> EvidenceKind:
         )
         raise EvidenceError(Code.EVIDENCE_UNREADABLE, message)
     return kind
+
+
+def named_tee(data: bytes, kind: EvidenceKind) -> Tee | None:
+    """The TEE that evidence names itself by; nothing about it is verified.
+
+    Args:
+        data: binary evidence.
+        kind: as ``detect`` says.
+    """
+    if kind is not EvidenceKind.QUOTE:
+        return Tee.SNP
+    return _TEE_TYPES.get(data[4:8])
 
 
 def decode_text(data: bytes) -> bytes:
@@ -158,7 +175,7 @@ def _quote_fields(data: bytes) -> tuple[bool, ...]:
     return (
         data[0:2] in {b"\x03\x00", b"\x04\x00", b"\x05\x00"},
         data[2:4] == b"\x02\x00",
-        data[4:8] in {b"\x00\x00\x00\x00", b"\x81\x00\x00\x00"},
+        data[4:8] in _TEE_TYPES,
         _vendor(data),
     )
 

@@ -170,12 +170,6 @@ DIFFERENCES: Final[tuple[Difference, ...]] = (
         Code.TCB_INFO_TYPE_MISMATCH,
     ),
     _native(
-        "tdx_module_identities",
-        "A TDX module with a version, under TCB info that lists no identity of any. "
-        "dcap-qvl judges it as the module without a version.",
-        Code.TDX_MODULE_MISMATCH,
-    ),
-    _native(
         "bounds",
         "Evidence or collateral longer than the documented bounds.",
         Code.EVIDENCE_TOO_LARGE,
@@ -215,6 +209,17 @@ DIFFERENCES: Final[tuple[Difference, ...]] = (
         "pce_svn",
         "A PCESVN from 32768 on, which takes three bytes in the PCK certificate.",
         "PceSvn length mismatch",
+    ),
+    _qvl(
+        "pck_certificate_parts",
+        "A PCK certificate with object identifiers or name attributes of an unusual "
+        "form, which ours does not read.",
+        "Failed to decode certificate",
+    ),
+    _qvl(
+        "issuer_certificate_parts",
+        "The same in a certificate of TCB info or QE identity.",
+        "Failed to parse certificate for time window",
     ),
 )
 """The table, native verifier's rules first."""
