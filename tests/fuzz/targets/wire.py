@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP API's JSON, requests and responses; the first byte says which."""
+
+from fuzz_scenes import cast
+
+from tightseal.model import wire
+from tightseal.model.exchange import ChallengeBody, Kem
+from tightseal.model.keypath import KeyRequest
+from tightseal.model.provider import AttestedKeyBinding, ProviderIdentity
+from tightseal.model.wire_collateral import IntelCollateralJson, SnpCertificatesJson
+
+KINDS = (
+    wire.ChallengeRequest,
+    wire.ChallengeResponse,
+    wire.KeysRequest,
+    wire.KeysResponse,
+    wire.Problem,
+    wire.InfoResponse,
+)
+
+
+def _challenge() -> wire.ParsedChallenge:
+    identity = ProviderIdentity("sgx", b"m" * 32, b"k" * 32, b"r" * 32, b"s" * 64)
+    binding = AttestedKeyBinding(
+        identity=identity,
+        public_key=b"p" * 32,
+        not_before=1,
+        not_after=2,
+        tls_key_hash=b"t" * 32,
+    )
+    collateral = cast().drafts[0].whole_collateral()
+    return wire.ParsedChallenge(
+        body=ChallengeBody(binding, b"n" * 56, b"c" * 32, 1_800_000_060, b"e" * 32),
+        signature=b"s" * 64,
+        provider_evidence=b"evidence",
+        stapled=IntelCollateralJson.of(collateral),
+        simulated=True,
+    )
+
+
+def seeds() -> list[bytes]:
+    request = wire.ParsedKeysRequest(
+        nonce=b"n" * 56,
+        binding_key_hash=b"h" * 32,
+        kem=Kem.X25519,
+        recipient_key=b"r" * 32,
+        keys=(KeyRequest("disk"), KeyRequest("signing", "a", 64)),
+        event_log=b"[]",
+        evidence=b"evidence",
+        proof=wire.Proof.QUOTE,
+    )
+    response = wire.ParsedKeysResponse(
+        envelopes=(b"e" * 80,),
+        transcript_hash=b"t" * 64,
+        entry_id=b"i" * 16,
+        issued_at=1,
+        signature=b"s" * 64,
+        public_key=b"p" * 32,
+        single_verifier=False,
+        trust_domain="intel",
+        quote=b"quote",
+    )
+    nonce = b'{"version":1,"client_nonce":"' + b"A" * 43 + b'","collateral":true}'
+    problem = b'{"type":"t","title":"t","status":400,"code":"c","instance":null}'
+    bodies = (
+        nonce,
+        wire.encode_json(wire.ChallengeResponse.of(_challenge())),
+        wire.encode_json(wire.KeysRequest.of(request)),
+        wire.encode_json(wire.KeysResponse.of(response)),
+        problem,
+    )
+    return [bytes([at]) + body for at, body in enumerate(bodies)]
+
+
+def one(data: bytes) -> None:
+    kind = KINDS[data[0] % len(KINDS)] if data else KINDS[0]
+    value = wire.decode_json(data[1:], kind)
+    assert wire.decode_json(wire.encode_json(value), kind) == value
+    if isinstance(value, (wire.Problem, wire.InfoResponse)):
+        return
+    parsed = value.parsed()  # type: ignore[attr-defined]
+    if isinstance(parsed, wire.ParsedKeysRequest):
+        assert wire.KeysRequest.of(parsed).parsed() == parsed
+    if isinstance(parsed, wire.ParsedChallenge) and parsed.stapled is not None:
+        assert isinstance(parsed.stapled, IntelCollateralJson | SnpCertificatesJson)
+        parsed.stapled.parsed()
