@@ -258,7 +258,7 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--count", type=int, default=600, help="framed releases of a run")
+    parser.add_argument("--count", type=int, default=600, help="framed, a run")
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 8, 32])
     arguments = parser.parse_args()
     wrk_path()
