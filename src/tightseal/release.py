@@ -29,6 +29,7 @@ from tightseal.model.claims import Claims, Tee
 from tightseal.model.exchange import (
     ChallengeBody,
     Kem,
+    Transcript,
     quote_proof_report_data,
     response_body,
 )
@@ -382,7 +383,7 @@ class Provider:
                 granted=False,
                 protocol_class=protocol_class.value,
                 code=denial.code.value,
-                body=self._entry_body(claims, (), denial.reasons),
+                body=self._entry_body(claims, (), _reasons(denial)),
             )
             kept = _KEPT_DENIAL + denial.code.value.encode()
             self._recorder.record(entry, redemption=redemption, response=kept)
@@ -402,6 +403,10 @@ class Provider:
         }
 
 
+def _reasons(denial: PolicyError) -> tuple[Reason, ...]:
+    return tuple(r for r in denial.reasons if isinstance(r, Reason))
+
+
 def _again(kept: bytes) -> bytes:
     """Give what the journal keeps: the response, or the denial once more."""
     if kept[:1] == _KEPT_RESPONSE:
@@ -414,7 +419,7 @@ def _seal_all(
     released: Sequence[Secret],
     request: wire.ParsedKeysRequest,
     *,
-    transcript: wire.Transcript,
+    transcript: Transcript,
 ) -> tuple[bytes, ...]:
     """Seal each key to the recipient, and wipe it."""
     envelopes = []
