@@ -5,7 +5,7 @@ from itertools import permutations
 from tightseal.model import canonical
 from tightseal.model.labels import Label
 
-KINDS = {"report-data", "signature", "hash", "mac", "hpke", "kdf"}
+KINDS = {"report-data", "signature", "hash", "mac", "aead", "hpke", "kdf"}
 
 
 def test_labels_are_distinct() -> None:
@@ -47,10 +47,8 @@ def test_published_labels_never_change() -> None:
         "SIGN_CHALLENGE": "tightseal/v1/signature/challenge",
         "SIGN_RESPONSE": "tightseal/v1/signature/response",
         "TRANSCRIPT": "tightseal/v1/hash/transcript",
-        "REQUEST": "tightseal/v1/hash/request",
         "CLAIMS": "tightseal/v1/hash/claims",
         "SETTINGS": "tightseal/v1/hash/settings",
-        "PROVIDER_IDENTITY": "tightseal/v1/hash/provider-identity",
         "KEYRING_SIDECAR": "tightseal/v1/hash/keyring-sidecar",
         "NONCE_MAC": "tightseal/v1/mac/nonce",
         "REDEEMED_NONCE": "tightseal/v1/hash/redeemed-nonce",
