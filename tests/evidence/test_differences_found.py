@@ -14,7 +14,7 @@ from tightseal.evidence.qvl import QvlOpinion, QvlRefusal, judge
 from tightseal.model.claims import Claims, Tee
 from tightseal_sim.defects.bench import Bench, edit_identity, edit_tcb
 from tightseal_sim.intel.collateral import CollateralParts
-from tightseal_sim.intel.pki import PlatformTcb, issue
+from tightseal_sim.intel.pki import PckFields, PlatformTcb, issue
 from tightseal_sim.intel.quote import QuoteParts, assemble
 from tightseal_sim.world import World
 
@@ -181,3 +181,30 @@ def test_both_answers(row: Row) -> None:
     else:
         assert row.qvl is None
     assert (None if rule is None else rule.rule) == row.rule
+
+
+class TwoTcbs(PckFields):
+    """An SGX extension whose CPUSVN is not its sixteen components."""
+
+    def extension(self) -> bytes:
+        components = bytes(self.tcb.components)
+        other = bytes([components[0] + 1]) + components[1:]
+        return (
+            super().extension().replace(b"\x04\x10" + components, b"\x04\x10" + other)
+        )
+
+
+def test_a_certificate_that_names_two_tcbs_is_refused() -> None:
+    fields = BENCH.platform.pck_fields
+    both = TwoTcbs(**{n: getattr(fields, n) for n in PckFields.__dataclass_fields__})
+    leaf = issue(
+        BENCH.intel.pck_cas["platform"], BENCH.intel.pck_request("two tcbs", both)
+    )
+    chain = BENCH.intel.pck_chain(leaf, "platform")
+    parts = replace(BENCH.td_parts(), qe_signer=leaf.key, chain=chain)
+    collateral, root = WHOLE.assemble(), BENCH.intel.trusted_root
+    with pytest.raises(TightsealError) as caught:
+        verify_quote(assemble(parts), collateral, now=BENCH.now, roots=(root,))
+    assert caught.value.code is Code.PCK_EXTENSION_INVALID
+    assert "CPUSVN" in caught.value.detail
+    assert difference_of(caught.value) is not None

@@ -27,7 +27,7 @@ from fuzz_collateral import COLLATERAL_MUTATORS, TIME_MUTATORS, WHOLE_MUTATORS
 from fuzz_quote import PART_MUTATORS, QUOTE_MUTATORS
 from fuzz_scenes import Cast, Draft, cast, real_drafts, sim_drafts
 
-from tightseal.errors import Code, EvidenceError, TightsealError
+from tightseal.errors import EvidenceError, TightsealError
 from tightseal.evidence.agreement import Disagreement, agree, exceptions_needed
 from tightseal.evidence.cache import ResultCache
 from tightseal.evidence.differences import difference_by_error, difference_of
@@ -57,14 +57,6 @@ PROGRESS_EVERY: Final = 500
 ENTRANCE_EVERY: Final = 8
 """One in so many inputs also goes through the entrance that services use."""
 
-CPU_SVN: Final = "CPUSVN is not its components (no rule)"
-"""A PCK certificate whose CPUSVN (2.18) and components (2.1 to 2.16) differ.
-
-The native verifier compares the components with TCB levels, as Intel's does, and
-dcap-qvl the CPUSVN. Intel's certificates have the same bytes in both. Such answers are
-rightly ``verifiers_disagree`` without a rule, and are counted here.
-"""
-
 _RESIGNED: Final = frozenset(
     {
         "quote.certificate_content",
@@ -72,7 +64,6 @@ _RESIGNED: Final = frozenset(
         "collateral.issuer_chain",
     }
 )
-_OF_LEVELS: Final = frozenset({Code.TCB_LEVEL_UNKNOWN, Code.TCB_REVOKED})
 
 _REAL_SHARE: Final = 0.12
 _CASE_SHARE: Final = 0.12
@@ -378,8 +369,6 @@ Judged: TypeAlias = tuple[tuple[str, str] | None, str | None]
 def _only_native_refuses(
     given: Trial, native: TightsealError, qvl: QvlOpinion
 ) -> Judged:
-    if native.code in _OF_LEVELS and _two_cpu_svns(given):
-        return None, CPU_SVN
     rule = difference_of(native)
     if rule is None or not _explains(given, rule.rule):
         return ("native_refuses", f"{native}; dcap-qvl {qvl}"), None
@@ -388,8 +377,6 @@ def _only_native_refuses(
 
 def _only_qvl_refuses(given: Trial, native: Claims, qvl: QvlRefusal) -> Judged:
     rule = difference_by_error(qvl.message)
-    if rule is None and _two_cpu_svns(given):
-        return None, CPU_SVN
     if rule is None or not _holds(given, native, rule.rule):
         return ("dcap_qvl_refuses", str(qvl)), None
     return None, rule.rule
@@ -408,8 +395,6 @@ def _both_accept(
             on_disagreement=heard.append,
         )
     except TightsealError as error:
-        if _two_cpu_svns(given):
-            return None, CPU_SVN
         return ("claims_differ", str(error)), None
     return _other_claims(native, qvl, declared), None
 
@@ -444,12 +429,6 @@ def _extension(given: Trial) -> PckExtension:
     )
     assert leaf.sgx_extension is not None
     return parse_pck_extension(leaf.sgx_extension, fault=EvidenceError)
-
-
-def _two_cpu_svns(given: Trial) -> bool:
-    """Whether CPUSVN and its sixteen components are not the same."""
-    extension = _extension(given)
-    return extension.cpu_svn != extension.components
 
 
 def _explains(given: Trial, rule: str) -> bool:

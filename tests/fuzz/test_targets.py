@@ -39,6 +39,7 @@ def test_every_parser_has_a_target() -> None:
         "collateral",
         "crl",
         "detect",
+        "event_log",
         "framed",
         "hcl",
         "pck_extension",

@@ -147,8 +147,9 @@ DIFFERENCES: Final[tuple[Difference, ...]] = (
     ),
     _native(
         "pck_extension",
-        "An SGX extension that is not strict DER, or with a field doubled, unknown or "
-        "of the wrong size. dcap-qvl takes the first that it finds.",
+        "An SGX extension that is not strict DER, with a field doubled, unknown or of "
+        "the wrong size, or whose CPUSVN is not its components. dcap-qvl takes the "
+        "first that it finds, and CPUSVN in place of the components.",
         Code.PCK_EXTENSION_INVALID,
     ),
     _native(

@@ -78,6 +78,11 @@ def parse_pck_extension(data: bytes, *, fault: type[TightsealError]) -> PckExten
 def _extension(pairs: _Pairs) -> PckExtension:
     tcb = _pairs(_value(pairs, _TCB, der.SEQUENCE), _PREFIX + bytes([_TCB]))
     components = bytes(_number(tcb, n, 0xFF) for n in range(1, _COMPONENTS + 1))
+    cpu_svn = _octets(tcb, _CPUSVN, 16)
+    if cpu_svn != components:
+        # One certificate must not name two TCBs: verifiers that read the one or the
+        # other would choose different levels.
+        _fail(f"CPUSVN {cpu_svn.hex()} and components {components.hex()} differ")
     configuration: _Pairs = {}
     if _CONFIGURATION in pairs:
         configuration = _pairs(
@@ -88,7 +93,7 @@ def _extension(pairs: _Pairs) -> PckExtension:
         ppid=_octets(pairs, _PPID, 16),
         components=components,
         pce_svn=_number(tcb, _PCESVN, 0xFFFF),
-        cpu_svn=_octets(tcb, _CPUSVN, 16),
+        cpu_svn=cpu_svn,
         pce_id=_octets(pairs, _PCEID, 2),
         fmspc=_octets(pairs, _FMSPC, 6),
         sgx_type=der.unsigned(_value(pairs, _SGX_TYPE, der.ENUMERATED), 0xFF),
