@@ -114,6 +114,13 @@ class Code(StrEnum):
     HCL_RUNTIME_DATA_MISMATCH = "hcl_runtime_data_mismatch"
     # two verifiers
     VERIFIERS_DISAGREE = "verifiers_disagree"
+    # event logs
+    EVENT_LOG_MALFORMED = "event_log_malformed"
+    EVENT_LOG_TOO_LARGE = "event_log_too_large"
+    EVENT_LOG_DIGEST_MISMATCH = "event_log_digest_mismatch"
+    EVENT_LOG_MISMATCH = "event_log_mismatch"
+    EVENT_LOG_DUPLICATE = "event_log_duplicate"
+    EVENT_LOG_MISPLACED = "event_log_misplaced"
     # collateral
     COLLATERAL_UNREADABLE = "collateral_unreadable"
     COLLATERAL_UNAVAILABLE = "collateral_unavailable"
@@ -148,6 +155,16 @@ class Code(StrEnum):
     TRUST_DOMAIN_MISMATCH = "trust_domain_mismatch"
     SINGLE_VERIFIER_NOT_ACCEPTED = "single_verifier_not_accepted"
     PURPOSE_NOT_ALLOWED = "purpose_not_allowed"
+    MEASUREMENTS_NOT_ACCEPTED = "measurements_not_accepted"
+    IMAGE_NOT_YET_VALID = "image_not_yet_valid"
+    IMAGE_EXPIRED = "image_expired"
+    WORKLOAD_AMBIGUOUS = "workload_ambiguous"
+    TCB_ADVISORY_NOT_ACCEPTED = "tcb_advisory_not_accepted"
+    TCB_EVALUATION_TOO_OLD = "tcb_evaluation_too_old"
+    PLATFORM_OPTION_NOT_ACCEPTED = "platform_option_not_accepted"
+    PROTOCOL_NOT_ALLOWED = "protocol_not_allowed"
+    KEY_LENGTH_NOT_ALLOWED = "key_length_not_allowed"
+    KEY_LABEL_NOT_ALLOWED = "key_label_not_allowed"
     # key
     RECIPIENT_KEY_INVALID = "recipient_key_invalid"
     KEM_UNSUPPORTED = "kem_unsupported"
@@ -168,11 +185,20 @@ class Code(StrEnum):
     METHOD_NOT_ALLOWED = "method_not_allowed"
     OVERLOADED = "overloaded"
     SETTINGS_INVALID = "settings_invalid"
+    POLICY_INVALID = "policy_invalid"
     PLATFORM_FAILED = "platform_failed"
     PLATFORM_UNSUPPORTED = "platform_unsupported"
     PROVIDER_DEBUG = "provider_debug"
     PROVIDER_NOT_READY = "provider_not_ready"
     JOURNAL_FAILED = "journal_failed"
+    STATE_MISSING = "state_missing"
+    STATE_EXISTS = "state_exists"
+    STATE_CONFLICT = "state_conflict"
+    STATE_TAMPERED = "state_tampered"
+    STATE_ROLLED_BACK = "state_rolled_back"
+    STATE_UNAVAILABLE = "state_unavailable"
+    STATE_SCHEMA_UNSUPPORTED = "state_schema_unsupported"
+    STATE_TOO_LARGE = "state_too_large"
     CLOCK_BEHIND = "clock_behind"
     INTERNAL = "internal"
     # what a client refuses
@@ -254,6 +280,36 @@ _SPECIFIC: Final[dict[Code, CodeInfo]] = {
         "The provider's settings are invalid.",
         "See every setting: tightseal config show",
     ),
+    Code.POLICY_INVALID: CodeInfo(
+        Fault.SERVICE,
+        500,
+        "The provider's policy is invalid.",
+        "Check the document: tightseal policy lint FILE",
+    ),
+    Code.CLOCK_BEHIND: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "Set the host's clock: it is behind collateral that was signed before.",
+    ),
+    Code.STATE_TAMPERED: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "The state was changed from outside: restore it from a backup.",
+    ),
+    Code.STATE_ROLLED_BACK: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "An older state was put back: bring the newest one, or a newer backup.",
+    ),
+    Code.STATE_SCHEMA_UNSUPPORTED: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "Older state: tightseal state migrate. Newer state: run a newer version.",
+    ),
     Code.NONCE_REPLAYED: CodeInfo(
         Fault.EVIDENCE, 409, "This challenge has been answered already."
     ),
@@ -289,6 +345,21 @@ _SPECIFIC: Final[dict[Code, CodeInfo]] = {
         403,
         "The evidence was refused.",
         "Compare: tightseal verify --verifier native and --verifier dcap-qvl",
+    ),
+    Code.EVENT_LOG_MALFORMED: CodeInfo(
+        Fault.EVIDENCE,
+        400,
+        "The event log could not be read.",
+        "Send the CCEL table's data, or dstack's event log as a JSON array.",
+    ),
+    Code.EVENT_LOG_TOO_LARGE: CodeInfo(
+        Fault.EVIDENCE, 413, "The event log is larger than the limit."
+    ),
+    Code.EVENT_LOG_MISMATCH: CodeInfo(
+        Fault.EVIDENCE,
+        403,
+        "The evidence was refused.",
+        "Read log and evidence with no event between them, and send the whole log.",
     ),
     Code.ROOT_NOT_TRUSTED: CodeInfo(
         Fault.EVIDENCE,

@@ -30,6 +30,13 @@ class Label(StrEnum):
     NONCE_MAC = "tightseal/v1/mac/nonce"
     COLLATERAL_GUARD_MAC = "tightseal/v1/mac/collateral-guard"
     REDEEMED_NONCE = "tightseal/v1/hash/redeemed-nonce"
+    STATE_INDEX = "tightseal/v1/mac/state-index"
+    STATE_LEAF = "tightseal/v1/hash/state-leaf"
+    STATE_NODE = "tightseal/v1/hash/state-node"
+    STATE_HEAD = "tightseal/v1/hash/state-head"
+    # associated data of what is sealed
+    SEAL_STATE_RECORD = "tightseal/v1/aead/state-record"
+    SEAL_STATE_HEAD = "tightseal/v1/aead/state-head"
     # HPKE
     HPKE_INFO = "tightseal/v1/hpke/info"
     # KDF: the chain, one label a level
@@ -42,3 +49,7 @@ class Label(StrEnum):
     KDF_ATTESTED_KEY = "tightseal/v1/kdf/attested-key"
     KDF_NONCE_MAC = "tightseal/v1/kdf/nonce-mac"
     KDF_COLLATERAL_GUARD = "tightseal/v1/kdf/collateral-guard"
+    KDF_STATE_STORE = "tightseal/v1/kdf/state-store"
+    KDF_STATE_SEAL = "tightseal/v1/kdf/state-seal"
+    KDF_STATE_ONCE = "tightseal/v1/kdf/state-once"
+    KDF_STATE_INDEX = "tightseal/v1/kdf/state-index"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -57,13 +58,23 @@ def boot_event(
     return Event(rtmr, event_type, name, logged, hashlib.sha384(measured).digest())
 
 
-def runtime_event(name: str, payload: bytes, *, rtmr: int = 3) -> Event:
-    """An event of the running system, digested like dstack's version 1 events.
+def runtime_event(
+    name: str, payload: bytes, *, rtmr: int = 3, version: int = 1
+) -> Event:
+    """An event of the running system, digested like dstack's runtime events.
 
-    SHA-384 over type (little-endian), colon, name, colon, payload.
+    Version 1: SHA-384 over type (little-endian), colon, name, colon, payload. Version
+    2: SHA-384 over JSON with sorted keys and no spaces, the payload in hex.
     """
     head = struct.pack("<I", RUNTIME_EVENT) + b":" + name.encode() + b":"
-    digest = hashlib.sha384(head + payload).digest()
+    measured = head + payload
+    if version == 2:  # noqa: PLR2004 - the number is the format's own
+        fields = {"name": name, "payload": payload.hex(), "type": RUNTIME_EVENT}
+        text = json.dumps(
+            fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        )
+        measured = text.encode()
+    digest = hashlib.sha384(measured).digest()
     return Event(rtmr, RUNTIME_EVENT, name, payload, digest)
 
 
