@@ -15,7 +15,7 @@ from tightseal.collateral.pccs import PccsClient
 from tightseal.collateral.refresh import Refresher
 from tightseal.collateral.source import CachedSource
 from tightseal.errors import Code, CollateralError
-from tightseal.evidence.roots import VENDOR_ROOTS
+from tightseal.evidence.roots import VENDOR_ROOTS, with_simulated
 from tightseal.model.claims import Tee
 from tightseal_sim.amd.world import AmdWorld
 from tightseal_sim.intel.catalogue import FMSPCS
@@ -41,7 +41,7 @@ def test_collateral_of_the_simulated_world_arrives(
         cache=RecordCache(None),
         pccs=PccsClient([url], asker=make_asker()),
         guard=MemoryGuard(),
-        roots=VENDOR_ROOTS,
+        roots=with_simulated(VENDOR_ROOTS, intel.root_certificate),
     )
     query = {"fmspc": FMSPCS[ca], "ca": ca, "tee": tee, "now": NOW}
     found = source.intel(**query)

@@ -78,6 +78,7 @@ class FileGuard:
         self._floors = floors
         self._key = key
         self._marks: Marks = EMPTY
+        self._memory = threading.Lock()
         self._seen: tuple[int, int, int] | None = None
 
     @classmethod
@@ -155,7 +156,7 @@ class FileGuard:
             if check_facts(facts, self._marks, self._floors):
                 marks = raised(self._marks, facts)
                 self._write(marks)
-                self._marks = marks
+                self._take_in(marks)
 
     def _stamp(self) -> tuple[int, int, int]:
         try:
@@ -178,8 +179,13 @@ class FileGuard:
                 data = file.read(MAX_GUARD_BYTES + 1)
         except OSError as error:
             raise self._broken("cannot be read", error) from error
-        self._marks = merge(self._marks, self._decode(data))
+        self._take_in(self._decode(data))
         self._seen = stamp
+
+    def _take_in(self, marks: Marks) -> None:
+        """Raise the marks in memory; a thread that read the file earlier sinks none."""
+        with self._memory:
+            self._marks = merge(self._marks, marks)
 
     def _check_value(self, rows: list[list[Any]]) -> str:
         data = labelled(Label.COLLATERAL_GUARD_MAC, rows)

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any, Final
 
 from cryptography import x509
@@ -44,6 +45,7 @@ __all__ = [
     "intel_names",
     "make_part",
     "split",
+    "under_amd_root",
 ]
 
 _PRODUCT: Final = "(?:Milan|Genoa|Turin)"
@@ -347,10 +349,11 @@ _READERS: Final[dict[PartKind, Callable[[PartName, bytes, bytes, str], _Dates]]]
 
 
 def domain_of(part: Part, roots: TrustedRoots) -> str | None:
-    """The trust domain that one of Intel's parts claims; ``None`` for a strange root.
+    """The trust domain whose root signed for one of Intel's parts; ``None`` for others.
 
-    A claim only, by the root in its chain (or, for a root CRL, by its signature): good
-    for choosing the marks to compare with, not for believing it.
+    By signatures from the part up to the root, so that nobody else can lay claim to a
+    domain. Roles, validity and revocation are not judged: it is good for choosing the
+    marks to compare with and for keeping strangers' parts out, not for believing it.
     """
     if part.name.kind is PartKind.ROOT_CRL:
         crl = wire.load_crl(part.body)
@@ -359,16 +362,32 @@ def domain_of(part: Part, roots: TrustedRoots) -> str | None:
         )
     if not part.chain:
         return None
-    last = wire.load_certificate(wire.certificate_chain(part.chain)[-1])
-    try:
-        spki = last.public_key().public_bytes(
-            Encoding.DER, PublicFormat.SubjectPublicKeyInfo
-        )
-    except wire.PARSER_ERRORS:
+    chain = wire.certificate_chain(part.chain)
+    if not all(wire.issued_by(child, issuer) for child, issuer in pairwise(chain)):
         return None
+    spki = _spki(chain[-1])
     return next(
         (str(root.trust_domain) for root in roots.intel if root.spki == spki), None
     )
+
+
+def under_amd_root(chain: Part, roots: TrustedRoots) -> bool:
+    """Whether an SNP chain, whose link was checked, ends in its product's root key."""
+    product = chain.name.subject.partition(":")[2]
+    spki = _spki(wire.certificate_chain(chain.body.decode("ascii"))[-1])
+    return any(root.spki == spki for root in roots.amd if root.product == product)
+
+
+def _spki(certificate: bytes) -> bytes | None:
+    """The SubjectPublicKeyInfo of a certificate; ``None`` for a key of unknown kind."""
+    try:
+        return (
+            wire.load_certificate(certificate)
+            .public_key()
+            .public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        )
+    except wire.PARSER_ERRORS:
+        return None
 
 
 def _signed(crl: x509.CertificateRevocationList, root: TrustedRoot) -> bool:

@@ -23,9 +23,10 @@ from tightseal.collateral.parts import (
     check_crl_signature,
     domain_of,
     intel_names,
+    under_amd_root,
 )
 from tightseal.collateral.pccs import PartFetcher
-from tightseal.collateral.wire import certificate_chain, load_crl
+from tightseal.collateral.wire import certificate_chain, issued_by, load_crl
 from tightseal.errors import Code, CollateralError
 from tightseal.model.claims import SnpTcb, Tee
 from tightseal.model.collateral import IntelCollateral, SnpCertificates
@@ -342,13 +343,18 @@ class CachedSource:
         return record
 
     def _accept(self, part: Part) -> None:
-        """Refuse what goes back behind the guard's marks or the cache's record."""
+        """Refuse a stranger's part, and what goes back behind a mark or a record.
+
+        A record keeps older parts out, by dates that only a signature makes true: one
+        forged part with a date or number of its own would lock the genuine ones out,
+        long after whoever served it is gone.
+        """
         if part.name.kind is PartKind.ROOT_CRL:
             self._check_root_crl(part)
-        if self._guard is not None and part.name.kind.intel:
-            domain = domain_of(part, self._roots)
-            if domain is not None:
-                self._guard.check((part.facts(domain),))
+        if part.name.kind.intel:
+            self._check_intel_origin(part)
+        else:
+            self._check_amd_origin(part)
         old = self.cache.get(part.name)
         if old is not None and part.older_than(old.part):
             raise CollateralError(
@@ -356,6 +362,34 @@ class CachedSource:
                 f"{part.name}: got issue {part.issued_at} number {part.number}, "
                 f"cached issue {old.part.issued_at} number {old.part.number}",
             )
+
+    def _check_intel_origin(self, part: Part) -> None:
+        """Refuse a part of no root, where it says who signed; then ask the guard."""
+        if not self._roots.intel:
+            return
+        domain = domain_of(part, self._roots)
+        if domain is None and (part.chain or part.name.kind is PartKind.ROOT_CRL):
+            raise _strange(part)
+        if self._guard is not None and domain is not None:
+            self._guard.check((part.facts(domain),))
+
+    def _check_amd_origin(self, part: Part) -> None:
+        """Refuse a chain of no root, and a signer that the chain at hand did not make.
+
+        A signer is kept for the years of its life, and nothing would replace it.
+        """
+        kind, subject = part.name.kind, part.name.subject
+        if kind is PartKind.SNP_CHAIN:
+            if self._roots.amd and not under_amd_root(part, self._roots):
+                raise _strange(part)
+        elif kind is PartKind.SNP_SIGNER:
+            above = ":".join(subject.split(":")[:2])
+            record = self.cache.get(PartName(PartKind.SNP_CHAIN, above))
+            if record is None:
+                return
+            chain = certificate_chain(record.part.body.decode("ascii"))
+            if not issued_by(part.body, chain[0]):
+                raise _strange(part)
 
     def _check_root_crl(self, part: Part) -> None:
         """The root CRL comes without a chain; documents fetched before end in it."""
@@ -368,3 +402,10 @@ class CachedSource:
         )
         if roots:
             check_crl_signature(load_crl(part.body), roots)
+
+
+def _strange(part: Part) -> CollateralError:
+    return CollateralError(
+        Code.ROOT_NOT_TRUSTED,
+        f"{part.name}: not signed under a root that is switched on",
+    )

@@ -8,7 +8,6 @@ the CA flag and key usage: a key of one role never speaks for another.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import re
 from dataclasses import dataclass
@@ -65,11 +64,18 @@ class Role(Enum):
 
 _CA_ROLES: Final = frozenset({Role.ROOT_CA, Role.PLATFORM_CA, Role.PROCESSOR_CA})
 
-_BLOCK: Final = re.compile(
-    rb"-----BEGIN CERTIFICATE-----\r?\n"
-    rb"((?:[A-Za-z0-9+/=]+\r?\n)+)"
-    rb"-----END CERTIFICATE-----(?:\r?\n|\Z)"
-)
+
+def _block(line_end: bytes) -> re.Pattern[bytes]:
+    """One PEM block as every encoder writes it: 64 characters a line (RFC 7468)."""
+    return re.compile(
+        rb"-----BEGIN CERTIFICATE-----%(end)b"
+        rb"((?:[A-Za-z0-9+/]{64}%(end)b)*[A-Za-z0-9+/=]{1,64}%(end)b)"
+        rb"-----END CERTIFICATE-----(?:%(end)b|\Z)" % {b"end": line_end}
+    )
+
+
+_LF_BLOCK: Final = _block(b"\n")
+_CRLF_BLOCK: Final = _block(b"\r\n")
 _KNOWN_CRITICAL: Final = frozenset(
     {ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE}
 )
@@ -134,9 +140,11 @@ class Certificate:
 def decode_chain(pem: bytes, *, fault: type[TightsealError]) -> tuple[bytes, ...]:
     """Decode concatenated PEM certificates strictly, in the order they stand.
 
-    Nothing may stand before, between or after the blocks but line ends and one final
-    NUL, which Intel's quoting library writes; base64 must be canonical. The chain is
-    covered by no signature, so that leniency here would be room for unsigned bytes.
+    Nothing may stand before, between or after the blocks but one final NUL, which
+    Intel's quoting library writes; base64 must be canonical, in lines of 64, with line
+    ends of one kind. The chain is covered by no signature: leniency here would be room
+    for unsigned bytes, and would let one genuine chain, rewritten again and again, push
+    other results out of the cache.
 
     Raises:
         fault: ``certificate_malformed`` or ``certificate_chain_too_long``.
@@ -144,11 +152,12 @@ def decode_chain(pem: bytes, *, fault: type[TightsealError]) -> tuple[bytes, ...
     if len(pem) > MAX_CHAIN_BYTES:
         detail = f"chain: {len(pem)} bytes, at most {MAX_CHAIN_BYTES}"
         raise fault(Code.CERTIFICATE_CHAIN_TOO_LONG, detail)
-    text = pem.removesuffix(b"\0").rstrip(b"\r\n")
+    text = pem.removesuffix(b"\0")
+    pattern = _CRLF_BLOCK if b"\r" in text else _LF_BLOCK
     ders: list[bytes] = []
     at = 0
     while at < len(text):
-        block = _BLOCK.match(text, at)
+        block = pattern.match(text, at)
         if block is None:
             raise fault(Code.CERTIFICATE_MALFORMED, f"chain: no PEM block at byte {at}")
         ders.append(_decode_block(block[1], fault))
@@ -164,10 +173,10 @@ def decode_chain(pem: bytes, *, fault: type[TightsealError]) -> tuple[bytes, ...
 def _decode_block(lines: bytes, fault: type[TightsealError]) -> bytes:
     body = lines.replace(b"\r", b"").replace(b"\n", b"")
     try:
-        data = base64.b64decode(body, validate=True)
+        data = binascii.a2b_base64(body, strict_mode=True)
     except binascii.Error as e:
         raise fault(Code.CERTIFICATE_MALFORMED, "chain: not base64") from e
-    if base64.b64encode(data) != body:
+    if binascii.b2a_base64(data, newline=False) != body:
         raise fault(Code.CERTIFICATE_MALFORMED, "chain: base64 is not canonical")
     return data
 

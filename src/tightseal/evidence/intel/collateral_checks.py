@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from tightseal.errors import Code, CollateralError
 from tightseal.evidence.intel.certs import check_validity
 from tightseal.evidence.intel.chains import SigningChain, verify_signing_chain
@@ -43,6 +45,8 @@ __all__ = [
     "tcb_signing_validity",
 ]
 
+_SKIPPED: Final = Outcome.SKIPPED
+
 
 def root_crl_signature(run: Run) -> None:
     """The root CRL is signed by the root that the quote's chain ends in."""
@@ -67,6 +71,8 @@ def root_crl_rollback(run: Run) -> Outcome | None:
     Admitted by itself, before it is used: a newer root CRL that revokes a signer of
     this very collateral must be remembered although the run ends there.
     """
+    if run.guard is None:
+        return _SKIPPED
     crl = run.root_crl
     return run.admit(("root_crl", "crl:root", crl.this_update, crl.number))
 
@@ -206,6 +212,8 @@ def collateral_rollback(run: Run) -> Outcome | None:
     before they judge the platform: a newer answer that refuses this very platform must
     be remembered, or an older and kinder one could be brought back.
     """
+    if run.guard is None:
+        return _SKIPPED
     info, identity, crl = run.tcb_info, run.qe_identity, run.pck_crl
     tee = run.tee.value
     return run.admit(

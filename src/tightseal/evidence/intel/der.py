@@ -49,7 +49,13 @@ def children(data: bytes) -> list[tuple[int, bytes]]:
     Raises:
         ValueError: where a length is not the shortest, or runs past the end.
     """
-    return [(data[start], data[at:end]) for start, at, end in _places(data)]
+    found: list[tuple[int, bytes]] = []
+    start, size = 0, len(data)
+    while start < size:
+        at, end = _place(data, start, size)
+        found.append((data[start], data[at:end]))
+        start = end
+    return found
 
 
 def whole_children(data: bytes) -> list[bytes]:
@@ -58,28 +64,28 @@ def whole_children(data: bytes) -> list[bytes]:
     Raises:
         ValueError: as ``children``.
     """
-    return [data[start:end] for start, _, end in _places(data)]
-
-
-def _places(data: bytes) -> list[tuple[int, int, int]]:
-    """Where each element starts, where its content starts, and where it ends."""
-    found: list[tuple[int, int, int]] = []
-    at, size = 0, len(data)
-    while at < size:
-        start = at
-        if at + 2 > size:
-            message = "DER: element cut short"
-            raise ValueError(message)
-        length = data[at + 1]
-        at += 2
-        if length >= _LONG_FORM:
-            at, length = _long_length(data, at, length - _LONG_FORM)
-        if at + length > size:
-            message = "DER: length runs past the end"
-            raise ValueError(message)
-        found.append((start, at, at + length))
-        at += length
+    found: list[bytes] = []
+    start, size = 0, len(data)
+    while start < size:
+        _, end = _place(data, start, size)
+        found.append(data[start:end])
+        start = end
     return found
+
+
+def _place(data: bytes, start: int, size: int) -> tuple[int, int]:
+    """Where the content of the element at ``start`` begins, and where it ends."""
+    at = start + 2
+    if at > size:
+        message = "DER: element cut short"
+        raise ValueError(message)
+    length = data[start + 1]
+    if length >= _LONG_FORM:
+        at, length = _long_length(data, at, length - _LONG_FORM)
+    if at + length > size:
+        message = "DER: length runs past the end"
+        raise ValueError(message)
+    return at, at + length
 
 
 def _long_length(data: bytes, at: int, count: int) -> tuple[int, int]:

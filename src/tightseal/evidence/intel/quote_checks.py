@@ -83,7 +83,6 @@ def embedded_chain(run: Run) -> None:
     takes its place, or the identity shown would not be the one that was judged.
     """
     pem = run.quote.certification_data
-    run.chain_digest = sha256(pem)
     known = known_pck_chain(run.cache, run.roots, run.chain_digest)
     if known is not None:
         run.root, run.known_chain = known

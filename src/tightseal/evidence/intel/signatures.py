@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -21,6 +22,7 @@ _RAW_SIGNATURE_BYTES: Final = 64
 _RAW_KEY_BYTES: Final = 64
 _CURVE: Final = ec.SECP256R1()
 _HASHED_AT_ONCE: Final = 2047
+_KEYS_KEPT: Final = 256
 
 
 def sha256(data: bytes) -> bytes:
@@ -35,8 +37,13 @@ def sha256(data: bytes) -> bytes:
     return digest.digest()
 
 
+@lru_cache(maxsize=_KEYS_KEPT)
 def public_key(raw: bytes) -> ec.EllipticCurvePublicKey | None:
-    """The P-256 key with coordinates x and y (64 bytes); ``None`` if off the curve."""
+    """The P-256 key with coordinates x and y (64 bytes); ``None`` if off the curve.
+
+    Remembered, since a quoting enclave signs many quotes with one key, and a key that
+    was used before is quicker to use.
+    """
     if len(raw) != _RAW_KEY_BYTES:
         return None
     try:

@@ -8,7 +8,6 @@ signature is verified over that text before any of it is decoded.
 from __future__ import annotations
 
 import json
-from calendar import timegm
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -160,7 +159,7 @@ def unix_time(text: str) -> int:
     Raises:
         ValueError: where there is no such date, or it lies before 1970.
     """
-    seconds = timegm(datetime.fromisoformat(text).utctimetuple())
+    seconds = int(datetime.fromisoformat(text).timestamp())
     if seconds < 0:
         message = f"{text} is before 1970"
         raise ValueError(message)

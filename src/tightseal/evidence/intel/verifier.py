@@ -14,8 +14,9 @@ from tightseal.errors import TightsealError
 from tightseal.evidence.cache import ResultCache
 from tightseal.evidence.intel import collateral_checks as c
 from tightseal.evidence.intel import quote_checks as q
+from tightseal.evidence.intel.ground import recall, remember
 from tightseal.evidence.intel.layout import BODY_BYTES, MEASUREMENT_FIELDS, BodyType
-from tightseal.evidence.intel.run import CheckRule, Run
+from tightseal.evidence.intel.run import CheckRule, Run, Step
 from tightseal.evidence.intel.signatures import sha256
 from tightseal.model.claims import Check, Claims, Outcome, PlatformIdentity, Tcb, Tee
 from tightseal.model.collateral import CollateralGuard, IntelCollateral
@@ -92,7 +93,22 @@ CHECKS: Final[tuple[CheckRule, ...]] = tuple(
 )
 """Every check, in the order in which they are made; the first failure ends the run."""
 
-_STEPS: Final = tuple((at, rule.step) for at, rule in enumerate(CHECKS))
+_GROUND_BEGINS: Final = "embedded_chain"
+_GROUND_ENDS: Final = "pceid"
+_NEVER_REUSED: Final = frozenset({"root_crl_rollback", "collateral_rollback"})
+
+
+def _steps(first: int, last: int) -> tuple[tuple[int, Step], ...]:
+    return tuple((at, CHECKS[at].step) for at in range(first, last))
+
+
+_NAMES: Final = tuple(rule.name for rule in CHECKS)
+_GROUND_FIRST: Final = _NAMES.index(_GROUND_BEGINS)
+_GROUND_AFTER: Final = _NAMES.index(_GROUND_ENDS) + 1
+_FORM: Final = _steps(0, _GROUND_FIRST)
+_GROUND: Final = _steps(_GROUND_FIRST, _GROUND_AFTER)
+_GUARD: Final = tuple((at, step) for at, step in _GROUND if _NAMES[at] in _NEVER_REUSED)
+_QUOTE_ITSELF: Final = _steps(_GROUND_AFTER, len(CHECKS))
 _ALL_PASSED: Final = tuple(rule.record(Outcome.PASSED) for rule in CHECKS)
 
 _COMMON_NOT_CHECKED: Final = (
@@ -169,16 +185,27 @@ def verify_quote(
         exceptions=exceptions,
     )
     made = list(_ALL_PASSED)
+    _make(run, _FORM, made)
+    if recall(run):
+        _make(run, _GUARD, made)
+    else:
+        _make(run, _GROUND, made)
+        remember(run)
+    _make(run, _QUOTE_ITSELF, made)
+    return _claims(run, tuple(made))
+
+
+def _make(run: Run, steps: tuple[tuple[int, Step], ...], made: list[Check]) -> None:
+    """Make some checks, and leave their records in ``made``."""
     at = 0
     try:
-        for at, step in _STEPS:
+        for at, step in steps:
             outcome = step(run)
             if outcome is not None:
                 made[at] = CHECKS[at].record(outcome)
     except TightsealError as e:
         e.checks = (*made[:at], CHECKS[at].record(Outcome.FAILED))
         raise
-    return _claims(run, tuple(made))
 
 
 def _claims(run: Run, checks: tuple[Check, ...]) -> Claims:
