@@ -16,11 +16,15 @@ from pathlib import Path
 from typing import Any, Final
 
 SETTINGS: Final = "/etc/tightseal/tightseal.toml"
+HOST_FOLDER: Final = "/etc/tightseal-host"
+HOST_FILE: Final = "host.toml"
 ARGV: Final = [
     *["python3", "-P", "-s", "-B", "-m", "tightseal"],
     *["serve", "--config", SETTINGS],
+    *["--host-config", f"{HOST_FOLDER}/{HOST_FILE}"],
 ]
 CACHE: Final = "/var/cache/tightseal"
+UNTRUSTED: Final = frozenset({CACHE, HOST_FOLDER})
 ENVIRONMENT: Final = frozenset(
     {"LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONUNBUFFERED", "HOME"}
 )
@@ -104,7 +108,9 @@ def _mounts(manifest: dict[str, Any]) -> Iterator[str]:
         if kind == "encrypted" and mount.get("key_name") != "_sgx_mrsigner":
             key = mount.get("key_name")
             yield f"{path}: encrypted under {key!r}, expected '_sgx_mrsigner'"
-        elif kind == "chroot" and path != CACHE and not _covered(mount, trusted):
+        elif (
+            kind == "chroot" and path not in UNTRUSTED and not _covered(mount, trusted)
+        ):
             yield f"{path}: neither trusted nor encrypted"
         elif kind not in ("chroot", "encrypted", "tmpfs"):
             yield f"{path}: type {kind!r}"
@@ -117,7 +123,10 @@ def _files(manifest: dict[str, Any]) -> Iterator[str]:
     settings = f"{mounts.get('/etc/tightseal')}/tightseal.toml"
     if settings not in trusted:
         yield f"sgx.trusted_files: {settings} is missing: the settings are not measured"
-    expected = [f"{mounts.get(CACHE)}/"]
+    expected = [
+        f"{mounts.get(CACHE)}/",
+        f"{mounts.get(HOST_FOLDER)}/{HOST_FILE}",
+    ]
     if allowed != expected:
         yield f"sgx.allowed_files: got {allowed!r}, expected {expected!r}"
     for uri in trusted:

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -19,30 +22,37 @@ __all__ = ["main"]
 FOLDER = Path(".tightseal")
 
 
+def _program() -> str:
+    """The command line's program, as it is called from here."""
+    program = Path(sys.executable).with_name("tightseal")
+    if not program.exists():
+        return f"{sys.executable} -m tightseal"
+    here = Path.cwd()
+    return str(program.relative_to(here) if program.is_relative_to(here) else program)
+
+
 def _next_commands(
     folder: Path, provider: Provider, pccs: str
 ) -> list[tuple[str, str]]:
-    common = (
-        f".venv/bin/tightseal key --provider {provider.url}"
-        f" --pin {folder}/pin.toml --root-ca {folder}/root.pem --pccs {pccs}"
-        f" --platform sim --option world={folder}/world --option tee=tdx"
-    )
+    def command(machine: str, *options: str) -> str:
+        words = [
+            *("key", "--provider", provider.url, "--purpose", "disk"),
+            *("--pin", str(folder / "pin.toml")),
+            *("--root-ca", str(folder / "root.pem"), "--pccs", pccs),
+            *("--platform", "sim", "--option", f"world={folder / 'world'}"),
+            *("--option", "tee=tdx", "--option", f"platform={machine}"),
+            *(word for option in options for word in ("--option", option)),
+            *("--json", "--reveal"),
+        ]
+        return f"{_program()} {shlex.join(words)}"
+
     return [
-        (
-            "get the key of a TD on this machine (try it twice)",
-            f"{common} --option platform=machine-a --purpose disk --json",
-        ),
+        ("get the key of a TD on this machine (try it twice)", command("machine-a")),
         (
             "the same TD with another kernel gets another key",
-            (
-                f"{common} --option platform=machine-a --option kernel=mine"
-                " --purpose disk --json"
-            ),
+            command("machine-a", "kernel=mine"),
         ),
-        (
-            "the same TD on another machine is refused",
-            f"{common} --option platform=machine-b --purpose disk",
-        ),
+        ("the same TD on another machine is refused", command("machine-b")),
     ]
 
 
@@ -51,6 +61,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=FOLDER)
     folder: Path = parser.parse_args().folder
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     console = Console(highlight=False, soft_wrap=True)
     try:
         with Scene(folder) as stage:
@@ -65,12 +77,14 @@ def main() -> int:
                 f"[bold green]A simulated provider is running.[/bold green]\n"
                 f"  HTTP API     {provider.url}  (see /v1/info, /readyz, /metrics)\n"
                 f"  framed TCP   {framed}\n"
-                f"  its log      {provider.log}\n\n"
+                f"  its log      {escape(str(provider.log))}\n\n"
                 "[bold]In another terminal, try:[/bold]"
             )
             for text, command in _next_commands(folder, provider, stage.pccs_url):
                 console.print(f"\n  # {text}\n  {escape(command)}")
-            console.print("\nCtrl-C stops it; the world stays in .tightseal.")
+            console.print(
+                f"\nCtrl-C stops it; the world stays in {escape(str(folder))}."
+            )
             _wait(provider)
     except KeyboardInterrupt:
         console.print("\nstopped")

@@ -45,7 +45,7 @@ from tightseal_sim.world import World
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-__all__ = ["Provider", "Scene", "free_port"]
+__all__ = ["LoopbackServer", "Provider", "Scene", "free_port"]
 
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 15.0
@@ -128,7 +128,9 @@ class Scene:
         self.quote_latency_ms = quote_latency_ms
         place = folder / "world"
         self.world = World.open(place) if place.exists() else World.create(place)
-        self._pccs = _Server(pccs_app(self.world.intel, now=lambda: int(time.time())))
+        self._pccs = LoopbackServer(
+            pccs_app(self.world.intel, now=lambda: int(time.time()))
+        )
         self._providers: list[Provider] = []
 
     def __enter__(self) -> Self:
@@ -271,7 +273,7 @@ def _toml(document: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-class _Server:
+class LoopbackServer:
     """A Starlette application on a loopback port, in a thread."""
 
     def __init__(self, app: Starlette) -> None:
@@ -284,14 +286,17 @@ class _Server:
 
     @property
     def url(self) -> str:
+        """Its address."""
         return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
+        """Serve, and return when connections are taken."""
         self._thread.start()
         deadline = time.monotonic() + START_SECONDS
         while not self._server.started and time.monotonic() < deadline:
             time.sleep(0.01)
 
     def stop(self) -> None:
+        """End, and wait for it."""
         self._server.should_exit = True
         self._thread.join(STOP_SECONDS)

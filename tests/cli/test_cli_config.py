@@ -45,6 +45,56 @@ def test_show_as_json_holds_every_setting(
     assert document["settings_digest"] != ReleaseSettings().digest().hex()
 
 
+def test_show_and_check_name_the_source_of_each_value(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config, host = tmp_path / "t.toml", tmp_path / "host.toml"
+    config.write_text("[host]\nworkers = 2\n[release]\nnonce_life = 60\n")
+    host.write_text('[host]\nlisten = "127.0.0.1:9"\n')
+    monkeypatch.setenv("TIGHTSEAL_HOST_QUEUE", "7")
+    files = ["--config", str(config), "--host-config", str(host)]
+    assert main(["config", "show", *files, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["sources"]["host"].keys() == document["host"].keys()
+    assert document["sources"]["release"].keys() == document["release"].keys()
+    assert document["host"]["listen"] == "127.0.0.1:9"
+    found = {
+        document["sources"]["host"][name]
+        for name in ("workers", "listen", "queue", "threads")
+    }
+    assert found == {"settings file", "host file", "environment", "default"}
+    assert document["sources"]["release"]["nonce_life"] == "settings file"
+
+    assert main(["config", "show", *files]) == 0
+    shown = capsys.readouterr().out
+    assert main(["config", "check", *files]) == 0
+    checked = capsys.readouterr().out
+    for text in (shown, checked):
+        assert '"127.0.0.1:9"   (host file; default "127.0.0.1:3442")' in text
+        assert "7   (environment; default 256)" in text
+        assert "60   (settings file; default 120)" in text
+    assert "threads" in shown
+    assert "threads" not in checked
+
+
+@pytest.mark.parametrize(
+    "command", [["config", "check"], ["config", "show"], ["serve"]]
+)
+def test_release_settings_in_a_host_file_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    config, host = tmp_path / "t.toml", tmp_path / "host.toml"
+    config.write_text("")
+    host.write_text("[release]\nnonce_life = 60\n")
+    files = ["--config", str(config), "--host-config", str(host)]
+    assert main([*command, *files]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert f"{host}: release: a host file holds host settings alone" in captured.err
+
+
 def test_host_settings_leave_the_digest_alone(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

@@ -30,6 +30,7 @@ VALUES = {
     "config_dir": "/opt/tightseal-etc",
     "state_dir": "/srv/tightseal/state",
     "cache_dir": "/srv/tightseal/cache",
+    "host_config_dir": "/srv/tightseal/host",
     "isv_prod_id": "1",
     "isv_svn": "1",
 }
@@ -80,7 +81,10 @@ def test_what_matters_is_there_in_plain_sight() -> None:
         "xfrm_mask": "0xfffffffffff9ff1b",
         "misc_mask": "0xffffffff",
     }
-    assert found["loader"]["argv"][-1] == "/etc/tightseal/tightseal.toml"
+    assert found["loader"]["argv"][-3:] == [
+        *("/etc/tightseal/tightseal.toml", "--host-config"),
+        "/etc/tightseal-host/host.toml",
+    ]
     assert "file:/opt/tightseal-etc/tightseal.toml" in found["sgx"]["trusted_files"]
 
 
@@ -164,6 +168,16 @@ DEFECTS: list[tuple[str, Callable[[dict[str, Any]], None]]] = [
     ("settings_not_measured", _settings_untrusted),
     ("allowed_settings", _append("sgx.allowed_files", "file:/opt/tightseal-etc/")),
     ("allowed_program", _append("sgx.allowed_files", "file:/opt/tightseal/")),
+    ("allowed_host_folder", _append("sgx.allowed_files", "file:/srv/tightseal/host/")),
+    (
+        "host_file_not_allowed",
+        _set("sgx.allowed_files", ["file:/srv/tightseal/cache/"]),
+    ),
+    (
+        "host_file_measured",
+        _append("sgx.trusted_files", "file:/srv/tightseal/host/host.toml"),
+    ),
+    ("host_file_elsewhere", _append("loader.argv", "/etc/tightseal/host.toml")),
     ("allowed_everything", _set("sgx.allowed_files", ["file:/"])),
     ("untrusted_mount", _append("fs.mounts", {"path": "/x", "uri": "file:/x"})),
     (
@@ -217,8 +231,18 @@ def test_the_settings_are_production_settings() -> None:
     assert settings.release == ReleaseSettings()
 
 
+def test_the_host_file_is_accepted_and_changes_no_key() -> None:
+    alone = load_settings(FOLDER / "tightseal.toml")
+    both = load_settings(FOLDER / "tightseal.toml", host_path=FOLDER / "host.toml")
+    assert both.release == alone.release
+    assert both.host.platform == alone.host.platform
+    assert both.host.state_dir == alone.host.state_dir
+    assert both.host.collateral_dir == alone.host.collateral_dir
+    assert both.host.listen == "0.0.0.0:3442"
+
+
 def test_settings_and_mounts_agree() -> None:
-    settings = load_settings(FOLDER / "tightseal.toml")
+    settings = load_settings(FOLDER / "tightseal.toml", host_path=FOLDER / "host.toml")
     mounts = {m["path"]: m.get("type", "chroot") for m in manifest()["fs"]["mounts"]}
     assert mounts[settings.host.state_dir] == "encrypted"
     assert mounts[str(settings.host.collateral_dir)] == "chroot"

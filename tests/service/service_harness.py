@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -38,6 +38,8 @@ from tightseal.service.settings import (
 )
 
 NOW = 1_790_000_000
+
+Background: TypeAlias = Callable[[threading.Event], None]
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def scripted_settings(
 def scripted_front(
     provider: ScriptedProvider,
     settings: Settings,
-    probes: dict[str, Callable[[int], object]] | None = None,
+    probes: dict[str, Callable[[], object]] | None = None,
 ) -> Front:
     queue = settings.host.queue
     return Front(
@@ -143,11 +145,10 @@ def scripted_front(
 
 
 @dataclass
-class Running:
+class Served:
     """A running worker and where it listens."""
 
     front: Front
-    provider: ScriptedProvider
     http_port: int
     framed_port: int
     loop: asyncio.AbstractEventLoop
@@ -160,34 +161,54 @@ class Running:
         assert not self.thread.is_alive()
 
 
+@dataclass
+class Running(Served):
+    """A running worker with a scripted pipeline."""
+
+    provider: ScriptedProvider
+
+
 def wait_for_end(ended: threading.Event) -> None:
     """A background that does nothing."""
     ended.wait()
 
 
-def listener() -> socket.socket:
-    return socket.create_server(("127.0.0.1", 0), backlog=4096)
+def listener(address: str = "127.0.0.1") -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return socket.create_server((address, 0), family=family, backlog=4096)
 
 
 @contextmanager
 def running(
     provider: ScriptedProvider | None = None,
     settings: Settings | None = None,
-    probes: dict[str, Callable[[int], object]] | None = None,
+    probes: dict[str, Callable[[], object]] | None = None,
 ) -> Iterator[Running]:
     provider = provider or ScriptedProvider()
     settings = settings or scripted_settings()
     front = scripted_front(provider, settings, probes)
-    front.health.look(now=NOW)
-    http, framed = listener(), listener()
-    listeners = Listeners(http, framed, shared=False)
+    front.health.look()
+    with serving(front) as served:
+        run = Running(**vars(served), provider=provider)
+        try:
+            yield run
+        finally:
+            provider.open_gate()
+
+
+@contextmanager
+def serving(
+    front: Front, *, address: str = "127.0.0.1", background: Background = wait_for_end
+) -> Iterator[Served]:
+    """Serve a front on free ports, in a thread of this process."""
+    http, framed = listener(address), listener(address)
     ready = threading.Event()
     found: list[tuple[asyncio.AbstractEventLoop, Worker]] = []
     thread = threading.Thread(
         target=run_worker,
-        args=(front, listeners),
+        args=(front, Listeners(http, framed, shared=False)),
         kwargs={
-            "background": wait_for_end,
+            "background": background,
             "attach": lambda loop, worker: found.append((loop, worker)),
             "on_ready": ready.set,
         },
@@ -196,9 +217,8 @@ def running(
     thread.start()
     assert ready.wait(10)
     loop, worker = found[0]
-    run = Running(
+    served = Served(
         front=front,
-        provider=provider,
         http_port=http.getsockname()[1],
         framed_port=framed.getsockname()[1],
         loop=loop,
@@ -206,11 +226,10 @@ def running(
         thread=thread,
     )
     try:
-        yield run
+        yield served
     finally:
-        provider.open_gate()
         if thread.is_alive():
-            run.stop()
+            served.stop()
         http.close()
         framed.close()
 
@@ -292,7 +311,7 @@ def main() -> None:
     settings = msgspec.json.decode(sys.argv[1], type=Settings)
     configure_logs(settings.host.log, simulated=False)
     front = scripted_front(ScriptedProvider(), settings)
-    front.health.look(now=NOW)
+    front.health.look()
     http, framed = listener(), listener()
     ports = [s.getsockname()[1] for s in (http, framed)]
     run_worker(

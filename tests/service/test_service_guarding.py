@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A floor under the host's clock, from dates that others have signed."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tightseal.collateral.guard import MemoryGuard
+from tightseal.collateral.guardfile import FileGuard
 from tightseal.errors import Code, CollateralError, ServiceError
 from tightseal.model.collateral import CollateralFacts
 from tightseal.service.guarding import FlooredClock, WatchedGuard
@@ -34,7 +38,9 @@ def test_clock_before_the_newest_signed_date_is_refused() -> None:
 
 
 def test_what_was_remembered_before_a_restart_counts() -> None:
-    guard = WatchedGuard(MemoryGuard(), newest=[5, NOW, 7])
+    remembering = MemoryGuard()
+    remembering.admit(facts(NOW), now=NOW)
+    guard = WatchedGuard(remembering)
     with pytest.raises(ServiceError):
         FlooredClock(lambda: NOW - 1, guard)()
 
@@ -47,6 +53,57 @@ def test_refused_collateral_moves_nothing() -> None:
     with pytest.raises(CollateralError):
         guard.check(facts(NOW - 1))
     assert guard.newest == NOW
+
+
+def test_what_another_worker_admitted_counts_after_a_look(tmp_path: Path) -> None:
+    path = tmp_path / "guard.json"
+    FileGuard.create(path, floors=())
+    ours, theirs = (WatchedGuard(FileGuard.open(path, floors=())) for _ in range(2))
+    clock = FlooredClock(lambda: NOW - 1, ours)
+    theirs.admit(facts(NOW), now=NOW)
+    assert clock() == NOW - 1
+    ours.look()
+    assert ours.newest == NOW
+    with pytest.raises(ServiceError) as refused:
+        clock()
+    assert refused.value.code is Code.CLOCK_BEHIND
+
+
+def test_a_look_at_an_unchanged_file_reads_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "guard.json"
+    FileGuard.create(path, floors=())
+    guard = WatchedGuard(FileGuard.open(path, floors=()))
+
+    def opened(*_: object, **__: object) -> None:
+        pytest.fail("the file was read again")
+
+    monkeypatch.setattr(Path, "open", opened)
+    guard.look()
+
+
+def test_a_lost_file_is_said_and_the_floor_stays(tmp_path: Path) -> None:
+    path = tmp_path / "guard.json"
+    FileGuard.create(path, floors=())
+    guard = WatchedGuard(FileGuard.open(path, floors=()))
+    guard.admit(facts(NOW), now=NOW)
+    path.unlink()
+    with pytest.raises(CollateralError):
+        guard.look()
+    assert guard.newest == NOW
+
+
+def test_threads_never_lower_the_floor() -> None:
+    guard = WatchedGuard(MemoryGuard(floors=()))
+
+    def admit(date: int) -> None:
+        with suppress(CollateralError):
+            guard.admit(facts(date), now=date)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(admit, range(NOW, NOW + 500)))
+    assert guard.newest == NOW + 499
 
 
 @given(st.lists(st.integers(0, 1 << 40), max_size=20))

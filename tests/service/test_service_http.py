@@ -143,13 +143,13 @@ def test_metrics_can_be_switched_off() -> None:
 
 
 def test_readiness_names_what_is_wrong_and_how_to_mend_it() -> None:
-    def broken(_now: int) -> None:
+    def broken() -> None:
         raise ServiceError(Code.JOURNAL_FAILED, "disk /secret/path is full")
 
-    def fine(_now: int) -> None:
+    def fine() -> None:
         return None
 
-    probes: dict[str, Callable[[int], object]] = {"journal": broken, "key": fine}
+    probes: dict[str, Callable[[], object]] = {"journal": broken, "key": fine}
     with running(probes=probes) as run:
         answer = ask_http(run.http_port, "GET", "/readyz")
     assert answer.status == 503

@@ -108,7 +108,11 @@ def test_simulated_platform_with_its_root_is_allowed_and_says_so() -> None:
     settings = parse_settings(text, environment={})
     assert settings.simulated
     assert settings.host.platform.kind is PlatformKind.SIM
-    assert settings.host.platform.options() == {"world": "/w", "platform": "host"}
+    assert settings.host.platform.options() == {
+        "world": "/w",
+        "platform": "host",
+        "tee": "sgx",
+    }
 
 
 def test_no_platform_option_chooses_what_the_sealing_key_is_bound_to() -> None:

@@ -236,6 +236,16 @@ class SqliteJournal:
             ).fetchall()
         return tuple(_recorded(row) for row in rows)
 
+    def latest(self) -> int:
+        """The number of the last entry; 0 where there is none.
+
+        Raises:
+            ServiceError: ``journal_failed``.
+        """
+        with self._reader() as connection:
+            row = connection.execute("SELECT max(seq) FROM journal").fetchone()
+        return int(row[0] or 0)
+
     def close(self) -> None:
         """Commit what waits, then let go of the file."""
         self._closed = True

@@ -30,6 +30,12 @@ COMMANDS: Final = (
     ("key", "tightseal.cli.key:key", "Get a key from a provider."),
     ("serve", "tightseal.cli.serve:serve", "Run a provider."),
     ("config", "tightseal.cli.config:config_app", "Show and check settings."),
+    ("audit", "tightseal.cli.audit:audit_app", "Show what a provider decided."),
+    (
+        "state",
+        "tightseal.cli.state:state_app",
+        "Check, migrate, back up and restore what a provider remembers.",
+    ),
     ("openapi", "tightseal.cli.openapi:openapi", "Print the description of the API."),
 )
 """Every command, where it is, and what it does; a build may leave modules out."""

@@ -19,12 +19,14 @@ from cyclopts import App, Parameter
 from tightseal.cli import ui
 from tightseal.errors import Code, SettingsError
 from tightseal.evidence.roots import simulated_root
+from tightseal.service.hostfile import Source
 from tightseal.service.load import (
     DEFAULT_CONFIG,
     Described,
+    Loaded,
+    SettingsFiles,
     describe,
     host_variables,
-    load_settings,
 )
 from tightseal.service.settings import Settings
 
@@ -34,6 +36,7 @@ HOST_TITLE: Final = "host settings: where and how it runs; the host may change t
 RELEASE_TITLE: Final = "release settings: which key leaves; from measured files only"
 
 ConfigFile = Annotated[Path | None, Parameter(name=["--config", "-c"])]
+HostFile = Annotated[Path | None, Parameter(name=["--host-config"])]
 
 config_app = App(
     name="config",
@@ -47,16 +50,22 @@ config_app = App(
 def show(
     *,
     config: ConfigFile = None,
+    host_config: HostFile = None,
     as_json: Annotated[bool, Parameter("--json")] = False,
 ) -> int:
     """Print every setting of both kinds, and the digest of the release settings.
 
+    With each value stands where it comes from: default, settings file, host file,
+    environment; each overrides those before it.
+
     Args:
         config: the settings file; /etc/tightseal/tightseal.toml where it exists, else
             the defaults.
+        host_config: the host file, as for ``tightseal serve``.
         as_json: one JSON document on stdout.
     """
-    settings = _load(config)
+    loaded = _load(config, host_config)
+    settings = loaded.settings
     host, release = describe(settings)
     digest = settings.release.digest().hex()
     if as_json:
@@ -64,6 +73,10 @@ def show(
             {
                 "host": {name: value for name, value, _ in host},
                 "release": {name: value for name, value, _ in release},
+                "sources": {
+                    "host": _sources("host", host, loaded),
+                    "release": _sources("release", release, loaded),
+                },
                 "settings_digest": digest,
                 "simulated": settings.simulated,
             }
@@ -71,9 +84,9 @@ def show(
         return ui.EXIT_YES
     usual_host, usual_release = describe(Settings())
     ui.heading(f"[host]     {HOST_TITLE}")
-    ui.facts(_rows(host, usual_host))
+    ui.facts(_rows(host, usual_host, _sources("host", host, loaded)))
     ui.heading(f"[release]  {RELEASE_TITLE}")
-    ui.facts(_rows(release, usual_release))
+    ui.facts(_rows(release, usual_release, _sources("release", release, loaded)))
     ui.heading("identity")
     ui.facts([("settings_digest", digest)])
     _warn(settings)
@@ -81,16 +94,33 @@ def show(
 
 
 @config_app.command
-def check(*, config: ConfigFile = None) -> int:
+def check(*, config: ConfigFile = None, host_config: HostFile = None) -> int:
     """Whether the settings can be used: 0 yes, 2 no, with the key at fault.
+
+    Every setting that was given is printed with where it comes from.
 
     Args:
         config: the settings file.
+        host_config: the host file, as for ``tightseal serve``.
     """
-    settings = _load(config)
+    loaded = _load(config, host_config)
+    settings = loaded.settings
     for certificate in settings.release.simulated_root_certificates():
         simulated_root(certificate)
     ui.verdict("usable", settings.release.digest().hex(), tone="yes")
+    for kind, described, usual in zip(
+        ("host", "release"), describe(settings), describe(Settings()), strict=True
+    ):
+        sources = _sources(kind, described, loaded)
+        rows = _rows(described, usual, sources)
+        given = [
+            row
+            for row, source in zip(rows, sources.values(), strict=True)
+            if source != Source.DEFAULT
+        ]
+        if given:
+            ui.heading(f"[{kind}]")
+            ui.facts(given)
     _warn(settings)
     return ui.EXIT_YES
 
@@ -162,20 +192,27 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=True)
 
 
-def _rows(settings: list[Described], usual: list[Described]) -> list[tuple[str, str]]:
+def _sources(kind: str, settings: list[Described], loaded: Loaded) -> dict[str, str]:
+    return {name: loaded.source(f"{kind}.{name}").value for name, _, _ in settings}
+
+
+def _rows(
+    settings: list[Described], usual: list[Described], sources: dict[str, str]
+) -> list[tuple[str, str]]:
     rows = []
     for (name, value, _), (_, default, _) in zip(settings, usual, strict=True):
-        changed = "" if value == default else f"   (default {_toml(default)})"
-        rows.append((f"{name:<32}", f"{_toml(value)}{changed}"))
+        changed = "" if value == default else f"; default {_toml(default)}"
+        told = f"{_toml(value)}   ({sources[name]}{changed})"
+        rows.append((f"{name:<32}", told))
     return rows
 
 
-def _load(config: Path | None) -> Settings:
+def _load(config: Path | None, host_config: Path | None) -> Loaded:
     if config is None and DEFAULT_CONFIG.exists():
         config = DEFAULT_CONFIG
     if config is None:
         ui.note(f"no settings file ({DEFAULT_CONFIG}); these are the defaults")
-    return load_settings(config, environment=os.environ)
+    return SettingsFiles(config, host_config).load(os.environ)
 
 
 def _warn(settings: Settings) -> None:

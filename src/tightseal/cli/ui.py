@@ -55,6 +55,9 @@ UNREADABLE_CODES: Final = frozenset(
         Code.COLLATERAL_NOT_FOUND,
         Code.COLLATERAL_TOO_LARGE,
         Code.SETTINGS_INVALID,
+        Code.STATE_MISSING,
+        Code.STATE_UNAVAILABLE,
+        Code.POLICY_INVALID,
     }
 )
 """Codes after which nothing was judged."""

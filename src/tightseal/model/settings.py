@@ -22,9 +22,11 @@ import msgspec
 from tightseal.errors import Code, SettingsError
 from tightseal.model.canonical import Value, digest
 from tightseal.model.claims import MEASUREMENT_NAMES, TcbStatus, Tee
+from tightseal.model.exchange import MAX_KEY_REQUESTS
 from tightseal.model.keypath import MAX_NAME_CHARS, Authority, Kdf
 from tightseal.model.labels import Label
 from tightseal.model.verifiers import VerifierException, VerifierMode
+from tightseal.model.wire_fields import MAX_EVENT_LOG_BYTES, MAX_EVIDENCE_BYTES
 
 __all__ = [
     "LegacyDerivation",
@@ -44,6 +46,17 @@ ALWAYS_BOUND: Final = {
     Tee.SNP: ("policy",),
 }
 """Attributes that enter every measured key, besides the selected measurements."""
+
+LAUNCH_MEASUREMENTS: Final = {
+    Tee.TDX: ("mrtd",),
+    Tee.SGX: ("mrenclave", "mrsigner"),
+    Tee.SNP: ("snp_measurement", "id_key_digest", "author_key_digest"),
+}
+"""What names the code that was launched, or who signed it; every selection has one.
+
+All else is chosen by the host (MRCONFIGID, HOST_DATA) or extended by whatever runs: a
+host with firmware of its own puts any value into an RTMR.
+"""
 
 
 class PlatformRule(StrEnum):
@@ -104,9 +117,13 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         max_keys: most keys in one exchange.
     """
 
-    max_evidence_bytes: Annotated[int, msgspec.Meta(ge=4096, le=1 << 20)] = 1 << 18
-    max_event_log_bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 22)] = 1 << 18
-    max_keys: Annotated[int, msgspec.Meta(ge=1, le=16)] = 16
+    max_evidence_bytes: Annotated[int, msgspec.Meta(ge=4096, le=MAX_EVIDENCE_BYTES)] = (
+        1 << 18
+    )
+    max_event_log_bytes: Annotated[int, msgspec.Meta(ge=0, le=MAX_EVENT_LOG_BYTES)] = (
+        1 << 18
+    )
+    max_keys: Annotated[int, msgspec.Meta(ge=1, le=MAX_KEY_REQUESTS)] = 16
 
 
 Name = Annotated[
@@ -236,6 +253,9 @@ def _check_selection(tee: Tee, names: tuple[str, ...]) -> None:
     if unknown:
         known = ", ".join(MEASUREMENT_NAMES[tee])
         _refuse(f"{setting} names {sorted(unknown)}; known are {known}")
+    if not set(names) & set(LAUNCH_MEASUREMENTS[tee]):
+        launch = " or ".join(LAUNCH_MEASUREMENTS[tee])
+        _refuse(f"{setting} lacks {launch}: any code could take on the rest")
 
 
 def _check_unique(setting: str, values: tuple[str, ...]) -> None:

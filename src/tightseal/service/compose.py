@@ -26,7 +26,7 @@ from tightseal.evidence.cache import ResultCache
 from tightseal.evidence.roots import VENDOR_ROOTS, with_simulated
 from tightseal.evidence.verify import EvidenceVerifier
 from tightseal.model.labels import Label
-from tightseal.model.ports import RootPlatform, Verifier
+from tightseal.model.ports import Clock, RootPlatform, Verifier
 from tightseal.model.provider import ProviderIdentity, sidecar_keyring_id
 from tightseal.model.roots import TrustedRoots
 from tightseal.model.secret import Secret
@@ -58,6 +58,10 @@ PREPARE_AHEAD_SECONDS: Final = 300
 """How long before its epoch the next attested key is made, at most a quarter of it."""
 
 log = structlog.get_logger("tightseal.compose")
+
+
+def _host_clock() -> int:
+    return int(time.time())
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +103,15 @@ def prepare(settings: Settings) -> None:
     prepare_state(settings.host, guard_key=_guard_key(platform))
 
 
-def compose(settings: Settings, *, seed: Secret) -> Composed:
+def compose(
+    settings: Settings, *, seed: Secret, host_clock: Clock = _host_clock
+) -> Composed:
     """Build the provider of one worker; no request has been served yet.
 
     Args:
         settings: both kinds.
         seed: 32 bytes that all workers of this provider share, drawn at its start.
+        host_clock: Unix seconds by the host; replaced in tests.
 
     Raises:
         TightsealError: platform, state or settings cannot be used. Missing collateral
@@ -134,7 +141,7 @@ def compose(settings: Settings, *, seed: Secret) -> Composed:
         grace=release.nonce_life,
     )
     journal = SqliteJournal.open(host.journal_path)
-    clock = FlooredClock(_host_clock, guard)
+    clock = FlooredClock(host_clock, guard)
     provider = Provider(
         settings=release,
         authority=release.authority(),
@@ -161,21 +168,17 @@ def compose(settings: Settings, *, seed: Secret) -> Composed:
         budget=ByteBudget(host.max_buffered_bytes),
     )
     refresher = None
-    if isinstance(source, CachedSource):
+    if isinstance(source, CachedSource) and not host.collateral.bundle:
         refresher = Refresher(
             source,
-            clock=_host_clock,
+            clock=clock,
             settings=RefreshSettings(max_age=host.collateral.max_age_seconds),
         )
     return Composed(
         front=front,
-        background=partial(_background, front, attested, release, refresher),
+        background=_Background(front, guard, attested, release, refresher),
         close=journal.close,
     )
-
-
-def _host_clock() -> int:
-    return int(time.time())
 
 
 def _platform(settings: Settings) -> RootPlatform:
@@ -191,13 +194,7 @@ def _guard(
     settings: Settings, platform: RootPlatform, metrics: Metrics
 ) -> WatchedGuard:
     guard = FileGuard.open(guard_path(settings.host), key=_guard_key(platform))
-    watched = WatchedGuard(
-        guard,
-        newest=(mark.issued_at for mark in guard.marks.values()),
-        on_newer=metrics.collateral_issued,
-    )
-    metrics.collateral_issued(watched.newest)
-    return watched
+    return WatchedGuard(guard, on_newer=metrics.collateral_issued)
 
 
 def _identity(
@@ -231,47 +228,59 @@ def _health(
     verifier: Verifier,
     metrics: Metrics,
 ) -> Health:
-    def collateral(now: int) -> None:
+    def collateral() -> None:
+        now = clock()
         verifier(attested.current(now=now).evidence, now=now)
 
     return Health(
         {
-            "clock": lambda _now: clock(),
-            "journal": lambda _now: probe_journal(settings.host.journal_path),
-            "attested_key": lambda now: attested.current(now=now),
+            "clock": clock,
+            "journal": lambda: probe_journal(settings.host.journal_path),
+            "attested_key": lambda: attested.current(now=clock()),
             "collateral": collateral,
         },
         on_part=lambda name, ok: metrics.ready(name, ok=ok),
     )
 
 
-def _background(
-    front: Front,
-    attested: AttestedKeys,
-    release: ReleaseSettings,
-    refresher: Refresher | None,
-    ended: threading.Event,
-) -> None:
-    """Keep readiness, the next attested key and collateral up to date."""
-    if refresher is not None:
-        refresher.start()
-    ahead = min(PREPARE_AHEAD_SECONDS, release.attested_key_life // 4)
-    while True:
-        now = _host_clock()
-        front.health.look(now=now)
-        if release.attested_key_life - now % release.attested_key_life <= ahead:
-            _prepare_next(attested, now)
-        if ended.wait(REFRESH_SECONDS):
-            break
-    if refresher is not None:
-        refresher.stop(wait_seconds=0)
+@dataclass(frozen=True, slots=True)
+class _Background:
+    """Keeps the clock's floor, readiness, the next attested key and collateral new."""
+
+    front: Front
+    guard: WatchedGuard
+    attested: AttestedKeys
+    release: ReleaseSettings
+    refresher: Refresher | None
+
+    def __call__(self, ended: threading.Event) -> None:
+        """Work until the event is set."""
+        if self.refresher is not None:
+            self.refresher.start()
+        while True:
+            self.round()
+            if ended.wait(REFRESH_SECONDS):
+                break
+        if self.refresher is not None:
+            self.refresher.stop(wait_seconds=0)
+
+    def round(self) -> None:
+        """What is done every few seconds; nothing of it may end the thread."""
+        _survive("guard_not_read", self.guard.look)
+        self.front.health.look()
+        _survive("next_attested_key_failed", self._prepare_next)
+
+    def _prepare_next(self) -> None:
+        now = self.front.clock()
+        life = self.release.attested_key_life
+        if life - now % life <= min(PREPARE_AHEAD_SECONDS, life // 4):
+            self.attested.prepare_next(now=now)
 
 
-def _prepare_next(attested: AttestedKeys, now: int) -> None:
+def _survive(event: str, step: Callable[[], None]) -> None:
     try:
-        attested.prepare_next(now=now)
+        step()
     except TightsealError as e:
-        fields = {"code": e.code.value, "detail": e.detail}
-        log.error("next_attested_key_failed", **fields)  # noqa: TRY400
+        log.error(event, code=e.code.value, detail=e.detail)  # noqa: TRY400
     except Exception as e:  # noqa: BLE001  # the thread must outlive one round
-        log.error("next_attested_key_failed", **error_fields(e))  # noqa: TRY400
+        log.error(event, **error_fields(e))  # noqa: TRY400

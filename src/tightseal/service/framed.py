@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from tightseal.errors import Code, RequestError, ServiceError, TightsealError
+from tightseal.model import wire
 from tightseal.service.connections import ConnectionTable, Phase, peer_of
 from tightseal.service.front import Front, Request
 
@@ -29,8 +30,9 @@ __all__ = [
 ]
 
 LENGTH_BYTES: Final = 4
-MAX_QUOTE_BYTES: Final = 1 << 20
-"""Longest quote, as in the systems this replaces."""
+MAX_QUOTE_BYTES: Final = wire.MAX_EVIDENCE_BYTES
+"""Longest quote: the most that release settings can allow, and what the systems that
+this replaces allow."""
 
 SPARE_COMMAS: Final = 64
 """Commas that fields other than the quote may take."""
@@ -76,9 +78,11 @@ def encode_response(encrypted_key: bytes, provider_quote: bytes) -> bytes:
     )
 
 
-def encode_error(error: TightsealError) -> bytes:
+def encode_error(error: TightsealError, *, simulated: bool = False) -> bytes:
     """The error frame: stable code and public sentence, never the detail."""
-    body = {"error": error.code.value, "message": error.public}
+    body: dict[str, str | bool] = {"error": error.code.value, "message": error.public}
+    if simulated:
+        body["simulated"] = True
     return _frame(msgspec.json.encode(body))
 
 
@@ -225,8 +229,10 @@ class FramedProtocol(asyncio.Protocol):
     def _refuse(self, error: BaseException) -> None:
         request = self._request or Request("legacy", self.peer, self._front.metrics)
         public = request.refused(error)
-        told = self._front.settings.release.legacy.json_errors
-        self._close_with(encode_error(public) if told else b"")
+        settings = self._front.settings
+        told = settings.release.legacy.json_errors
+        frame = encode_error(public, simulated=settings.simulated) if told else b""
+        self._close_with(frame)
 
     def _close_with(self, data: bytes) -> None:
         if data:

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The newest time that others have signed: a floor under the host's clock."""
+"""The newest time that others have signed: a floor under the host's clock.
+
+All workers share it: what one of them admitted is in the guard's file, at which the
+others look before each verification and every few seconds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable
 from typing import Protocol
 
-from tightseal.collateral.guard import FloorCheck
+from tightseal.collateral.guard import FloorCheck, Marks
 from tightseal.errors import Code, ServiceError
 from tightseal.model.collateral import CollateralFacts, CollateralGuard
 from tightseal.model.ports import Clock
@@ -15,15 +20,19 @@ __all__ = ["FlooredClock", "RememberingGuard", "WatchedGuard"]
 
 
 class RememberingGuard(CollateralGuard, FloorCheck, Protocol):
-    """A guard that can also judge without remembering."""
+    """A guard that can also judge without remembering, and shows what it remembers."""
+
+    @property
+    def marks(self) -> Marks:
+        """What has been admitted, by this worker or another."""
+        ...
 
 
 class WatchedGuard:
-    """A guard that notes the newest issue date which it admitted.
+    """A guard that knows the newest issue date which any worker admitted.
 
     Args:
         guard: decides and remembers.
-        newest: issue dates that it remembers from before, Unix seconds.
         on_newer: told of every newer one.
     """
 
@@ -31,12 +40,14 @@ class WatchedGuard:
         self,
         guard: RememberingGuard,
         *,
-        newest: Iterable[int] = (),
         on_newer: Callable[[int], None] = lambda _issued: None,
     ) -> None:
         self._guard = guard
         self._on_newer = on_newer
-        self.newest = max(newest, default=0)
+        self._marks: Marks | None = None
+        self._lock = threading.Lock()
+        self.newest = 0
+        self._take_in()
 
     def check(self, facts: tuple[CollateralFacts, ...]) -> None:
         """As the guard inside.
@@ -45,6 +56,7 @@ class WatchedGuard:
             CollateralError: ``collateral_rollback``.
         """
         self._guard.check(facts)
+        self._take_in()
 
     def admit(self, facts: tuple[CollateralFacts, ...], *, now: int) -> None:
         """As the guard inside; verified collateral only, so its date is signed time.
@@ -53,10 +65,26 @@ class WatchedGuard:
             CollateralError: ``collateral_rollback``.
         """
         self._guard.admit(facts, now=now)
-        issued = max((fact.issued_at for fact in facts), default=0)
-        if issued > self.newest:
-            self.newest = issued
-            self._on_newer(issued)
+        self._take_in()
+
+    def look(self) -> None:
+        """Take in what other workers admitted; cheap where they admitted nothing.
+
+        Raises:
+            CollateralError: ``collateral_guard_broken``.
+        """
+        # Judging no facts refuses nothing, and makes the guard look at its file.
+        self.check(())
+
+    def _take_in(self) -> None:
+        if self._guard.marks is self._marks:
+            return
+        with self._lock:
+            self._marks = marks = self._guard.marks
+            issued = max((mark.issued_at for mark in marks.values()), default=0)
+            if issued > self.newest:
+                self.newest = issued
+                self._on_newer(issued)
 
 
 class FlooredClock:

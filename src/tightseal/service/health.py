@@ -8,6 +8,7 @@ must not be a way to make the provider work.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -55,10 +56,15 @@ class Readiness(msgspec.Struct, frozen=True):
     ready: bool
     parts: list[Part]
 
+    def broken_by(self, name: str, error: TightsealError) -> Readiness:
+        """The same, with one part found broken since."""
+        others = [part for part in self.parts if part.name != name]
+        return Readiness(ready=False, parts=[_broken(name, error), *others])
+
 
 @dataclass(frozen=True, slots=True)
 class _Judgement:
-    at: int
+    at: float
     readiness: Readiness
 
 
@@ -67,44 +73,47 @@ class Health:
 
     Args:
         probes: by name of the part: raises a ``TightsealError`` where it is not in
-            order, given the time.
+            order.
         on_part: told of each part after each look.
+        monotonic: seconds since any moment, to notice that nobody looks any more.
     """
 
     def __init__(
         self,
-        probes: Mapping[str, Callable[[int], object]],
+        probes: Mapping[str, Callable[[], object]],
         *,
         on_part: Callable[[str, bool], None] = lambda _name, _ok: None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._probes = dict(probes)
         self._on_part = on_part
+        self._monotonic = monotonic
         self._lock = threading.Lock()
         self._last: _Judgement | None = None
 
-    def look(self, *, now: int) -> Readiness:
+    def look(self) -> Readiness:
         """Look at every part; for the background thread."""
         with self._lock:
-            parts = [self._probe(name, now) for name in self._probes]
+            parts = [self._probe(name) for name in self._probes]
             readiness = Readiness(ready=all(p.ok for p in parts), parts=parts)
             before = self._last
-            self._last = _Judgement(now, readiness)
+            self._last = _Judgement(self._monotonic(), readiness)
         if before is None or before.readiness.ready != readiness.ready:
             log.info("readiness_changed", ready=readiness.ready)
         return readiness
 
-    def last(self, *, now: int) -> Readiness:
+    def last(self) -> Readiness:
         """The last judgement, without looking again."""
         judged = self._last
         if judged is None:
             return _unready("start", NOT_LOOKED)
-        if now - judged.at > STALE_SECONDS:
+        if self._monotonic() - judged.at > STALE_SECONDS:
             return _unready("background", STUCK)
         return judged.readiness
 
-    def _probe(self, name: str, now: int) -> Part:
+    def _probe(self, name: str) -> Part:
         try:
-            self._probes[name](now)
+            self._probes[name]()
         except TightsealError as e:
             part = _broken(name, e)
             fields = {"part": name, "code": e.code.value, "detail": e.detail}

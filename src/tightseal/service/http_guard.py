@@ -38,12 +38,14 @@ class HttpGuard:
         limits: times and sizes.
         table: the connections.
         config, state: of the HTTP server.
+        simulated: whether every response says so.
     """
 
     limits: HttpSettings
     table: ConnectionTable
     config: Config
     state: ServerState
+    simulated: bool
 
     def protocol(self) -> GuardedHttpProtocol:
         """A protocol for one connection."""
@@ -58,6 +60,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         super().__init__(guard.config, guard.state, {}, loop)
         self._limits = guard.limits
         self._table = guard.table
+        self._simulated = guard.simulated
         self._head_bytes = 0
         self._refusal = Code.REQUEST_MALFORMED
         self.phase = Phase.WAITING
@@ -73,7 +76,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.peer = peer_of(transport.get_extra_info("peername"))
         if not self._table.admit(self):
-            transport.write(raw_problem(Code.OVERLOADED))
+            transport.write(self._problem(Code.OVERLOADED))
             transport.close()
 
     def data_received(self, data: bytes) -> None:
@@ -166,9 +169,12 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             # Whatever the application still sends must not follow our own answer.
             cycle.disconnected = True
             cycle.message_event.set()
-        self.transport.write(raw_problem(code))
+        self.transport.write(self._problem(code))
         self.transport.close()
         self._enter(Phase.SERVING, self._limits.write_seconds)
+
+    def _problem(self, code: Code) -> bytes:
+        return raw_problem(code, simulated=self._simulated)
 
     def _enter(self, phase: Phase, seconds: float) -> None:
         self._table.move(self, phase, deadline=self.loop.time() + seconds)

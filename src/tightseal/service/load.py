@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a TOML file and the environment to settings, with errors that name the key.
+"""From TOML files and the environment to settings, with errors that name the key.
+
+Each of these overrides those before it: defaults, the settings file, the host file
+(:mod:`tightseal.service.hostfile`), the environment.
 
 Only host settings can be overridden by the environment: ``TIGHTSEAL_HOST_`` and the
 setting's path in capitals, such as ``TIGHTSEAL_HOST_LISTEN`` or
@@ -14,7 +17,8 @@ from __future__ import annotations
 
 import inspect
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final, TypeAlias, get_args, get_origin
@@ -23,12 +27,15 @@ import msgspec
 
 from tightseal.errors import Code, SettingsError
 from tightseal.model.settings import ReleaseSettings
+from tightseal.service.hostfile import Source, given, host_table, overlay
 from tightseal.service.settings import HostSettings, Settings
 
 __all__ = [
     "DEFAULT_CONFIG",
     "MAX_CONFIG_BYTES",
     "Described",
+    "Loaded",
+    "SettingsFiles",
     "describe",
     "host_variables",
     "load_settings",
@@ -47,47 +54,109 @@ Described: TypeAlias = tuple[str, Any, str]
 _Tree: TypeAlias = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, and where each value comes from.
+
+    Attributes:
+        settings: both kinds.
+        sources: by dotted path, such as ``host.log.level``; what is not named here is
+            a default.
+    """
+
+    settings: Settings
+    sources: Mapping[str, Source]
+
+    def source(self, path: str) -> Source:
+        """Where the value of a setting comes from."""
+        return self.sources.get(path, Source.DEFAULT)
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsFiles:
+    """The files that settings are read from.
+
+    Attributes:
+        config: the settings file; ``None`` means defaults alone.
+        host: the host file; ``None`` where there is none.
+    """
+
+    config: Path | None
+    host: Path | None = None
+
+    def load(self, environment: Mapping[str, str]) -> Loaded:
+        """Read both files, then lay host overrides of the environment over them.
+
+        Raises:
+            SettingsError: ``settings_invalid``, naming file and key.
+        """
+        tree: _Tree = {}
+        if self.config is not None:
+            tree = _in_file(self.config, lambda text: _checked(_toml(text)))
+        host: _Tree = {}
+        if self.host is not None:
+            host = _in_file(self.host, lambda text: _checked_host(_toml(text)))
+        return _layered(tree, host, environment)
+
+
 def load_settings(
-    path: Path | None, *, environment: Mapping[str, str] | None = None
+    path: Path | None,
+    *,
+    host_path: Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Settings:
-    """Read the settings file, then lay host overrides of the environment over it.
+    """Read the settings; see :class:`SettingsFiles`.
 
     Args:
-        path: the TOML file; ``None`` means defaults alone.
+        path: the settings file; ``None`` means defaults alone.
+        host_path: the host file, if any.
         environment: variables to look at; none where omitted.
 
     Raises:
         SettingsError: ``settings_invalid``, naming file and key.
     """
-    text = "" if path is None else _read(path)
-    try:
-        return parse_settings(text, environment=environment or {})
-    except SettingsError as e:
-        if path is None:
-            raise
-        raise SettingsError(Code.SETTINGS_INVALID, f"{path}: {e.detail}") from e
+    return SettingsFiles(path, host_path).load(environment or {}).settings
 
 
-def parse_settings(text: str, *, environment: Mapping[str, str]) -> Settings:
-    """Decode settings from TOML text and host overrides.
+def parse_settings(
+    text: str, *, host_text: str = "", environment: Mapping[str, str]
+) -> Settings:
+    """Decode settings from the text of the files and host overrides.
 
     Raises:
         SettingsError: ``settings_invalid``, naming the key.
     """
-    try:
-        tree = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as e:
-        raise SettingsError(Code.SETTINGS_INVALID, f"not TOML: {e}") from e
-    settings: Settings = _convert(tree, Settings, prefix="")
-    if not any(name.startswith((HOST_PREFIX, RELEASE_PREFIX)) for name in environment):
-        return settings
-    host = tree.get("host", {})
+    tree, host = _checked(_toml(text)), _checked_host(_toml(host_text))
+    return _layered(tree, host, environment).settings
+
+
+def _checked(tree: _Tree) -> _Tree:
+    """A settings file must be right by itself, whatever overrides it."""
+    _convert(tree, Settings, prefix="")
+    return tree
+
+
+def _checked_host(tree: _Tree) -> _Tree:
+    table = host_table(tree)
+    _convert(table, HostSettings, prefix="host")
+    return table
+
+
+def _layered(tree: _Tree, table: _Tree, environment: Mapping[str, str]) -> Loaded:
+    host = overlay(tree.get("host", {}), table)
+    sources = {
+        (kind, *p): Source.SETTINGS_FILE for kind in tree for p in given(tree[kind])
+    }
+    sources |= {("host", *path): Source.HOST_FILE for path in given(table)}
     for name, value in sorted(environment.items()):
-        _override(host, name, value)
-    return Settings(
+        path = _override(host, name, value)
+        if path is not None:
+            sources["host", *path] = Source.ENVIRONMENT
+    settings = Settings(
         host=_convert(host, HostSettings, prefix="host"),
-        release=settings.release,
+        release=_convert(tree.get("release", {}), ReleaseSettings, prefix="release"),
     )
+    return Loaded(settings, {".".join(path): s for path, s in sources.items()})
 
 
 def host_variables() -> dict[str, tuple[str, ...]]:
@@ -128,6 +197,21 @@ def _read(path: Path) -> str:
         raise SettingsError(Code.SETTINGS_INVALID, detail) from e
 
 
+def _in_file(path: Path, decode: Callable[[str], _Tree]) -> _Tree:
+    text = _read(path)
+    try:
+        return decode(text)
+    except SettingsError as e:
+        raise SettingsError(Code.SETTINGS_INVALID, f"{path}: {e.detail}") from e
+
+
+def _toml(text: str) -> _Tree:
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as e:
+        raise SettingsError(Code.SETTINGS_INVALID, f"not TOML: {e}") from e
+
+
 def _convert(tree: _Tree, kind: type[Any], *, prefix: str) -> Any:
     try:
         return msgspec.convert(tree, kind)
@@ -145,29 +229,32 @@ def _name_key(error: msgspec.ValidationError, prefix: str) -> str:
     return f"{key}: {text}" if key else text
 
 
-def _override(host: _Tree, name: str, value: str) -> None:
+def _override(host: _Tree, name: str, value: str) -> tuple[str, ...] | None:
+    """Put one variable's value into the tree; gives the path of its setting."""
     if name.startswith(RELEASE_PREFIX):
         detail = f"{name}: release settings never come from the environment"
         raise SettingsError(Code.SETTINGS_INVALID, detail)
     if not name.startswith(HOST_PREFIX):
-        return
+        return None
     path = host_variables().get(name)
     if path is None:
         raise SettingsError(
             Code.SETTINGS_INVALID, f"{name}: no host setting of that name"
         )
     field = dict(_leaves(HostSettings))[path]
-    given = [v.strip() for v in value.split(",") if v.strip()]
+    items = [v.strip() for v in value.split(",") if v.strip()]
     try:
         converted = msgspec.convert(
-            given if _is_list(field.type) else value, field.type, strict=False
+            items if _is_list(field.type) else value, field.type, strict=False
         )
     except msgspec.ValidationError as e:
         raise SettingsError(Code.SETTINGS_INVALID, f"{name}: {e}") from e
     branch = host
     for part in path[:-1]:
-        branch = branch.setdefault(part, {})
+        branch[part] = dict(branch.get(part, {}))
+        branch = branch[part]
     branch[path[-1]] = msgspec.to_builtins(converted)
+    return path
 
 
 def _leaves(

@@ -70,6 +70,8 @@ def configure_logs(
         always["worker"] = worker
     set_level(settings.level)
     structlog.configure(
+        # Said, since whatever else ran in this process may have set another.
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
         processors=[
             _drop_below_level,
             structlog.contextvars.merge_contextvars,

@@ -11,11 +11,20 @@ from starlette.responses import Response
 from tightseal.errors import Code, TightsealError
 from tightseal.model import wire
 
-__all__ = ["RETRY_AFTER_SECONDS", "json_response", "problem", "raw_problem"]
+__all__ = [
+    "RETRY_AFTER_SECONDS",
+    "SIMULATED_HEADER",
+    "json_response",
+    "problem",
+    "raw_problem",
+]
 
 RETRY_AFTER_SECONDS: Final = 1
 SERVICE_UNAVAILABLE: Final = 503
 JSON_CONTENT_TYPE: Final = "application/json"
+
+SIMULATED_HEADER: Final = (b"tightseal-simulated", b"true")
+"""On every response of a provider that accepts simulated roots."""
 
 SECURITY_HEADERS: Final = (
     (b"cache-control", b"no-store"),
@@ -73,9 +82,11 @@ def problem(
     return response
 
 
-def raw_problem(error: TightsealError | Code) -> bytes:
+def raw_problem(error: TightsealError | Code, *, simulated: bool) -> bytes:
     """The same as bytes of HTTP/1.1, for a request that never reached the routes."""
     response = problem(error, close=True)
+    if simulated:
+        response.raw_headers.append(SIMULATED_HEADER)
     phrase = HTTPStatus(response.status_code).phrase
     lines = [f"HTTP/1.1 {response.status_code} {phrase}".encode()]
     lines += [b"%b: %b" % header for header in response.raw_headers]

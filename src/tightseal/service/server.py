@@ -22,6 +22,7 @@ from tightseal.service.framed import FramedProtocol
 from tightseal.service.front import Front
 from tightseal.service.http import http_app
 from tightseal.service.http_guard import HttpGuard, server_config
+from tightseal.service.problem import SIMULATED_HEADER
 
 __all__ = ["Listeners", "Worker", "run_worker"]
 
@@ -84,8 +85,10 @@ class Worker:
         config = server_config(http_app(self._front))
         config.timeout_keep_alive = int(limits.idle_seconds) + 1
         config.load()
-        self._set_date()
-        guard = HttpGuard(limits, table, config, self._state)
+        self._set_headers()
+        guard = HttpGuard(
+            limits, table, config, self._state, self._front.settings.simulated
+        )
         self._accept(self._listeners.http, guard.protocol, table)
 
     def _serve_framed(self, listener: socket.socket) -> None:
@@ -117,16 +120,19 @@ class Worker:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            self._set_date()
+            self._set_headers()
             for name, table in self._tables.items():
                 table.sweep(self._loop.time())
                 for phase in Phase:
                     count = table.count(phase)
                     self._front.metrics.connections(name, phase.name.lower(), count)
 
-    def _set_date(self) -> None:
-        date = formatdate(time.time(), usegmt=True).encode()
-        self._state.default_headers = [(b"date", date)]
+    def _set_headers(self) -> None:
+        """The headers that the HTTP server puts on every response, its own too."""
+        headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
+        if self._front.settings.simulated:
+            headers.append(SIMULATED_HEADER)
+        self._state.default_headers = headers
 
     async def _drain(self) -> None:
         for acceptor in self._acceptors:

@@ -31,6 +31,7 @@ __all__ = [
     "PlatformKind",
     "PlatformSettings",
     "Settings",
+    "SimulatedTee",
     "split_address",
 ]
 
@@ -43,6 +44,13 @@ class PlatformKind(StrEnum):
     GRAMINE = "gramine"
     SEV_GUEST = "sev-guest"
     SIM = "sim"
+
+
+class SimulatedTee(StrEnum):
+    """What a simulated machine is."""
+
+    SGX = "sgx"
+    SNP = "snp"
 
 
 class LogFormat(StrEnum):
@@ -110,6 +118,9 @@ class PlatformSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     machine: Annotated[
         str, _about("sim: name of the simulated machine to stand on")
     ] = "host"
+    tee: Annotated[SimulatedTee, _about("sim: sgx for an enclave, snp for a guest")] = (
+        SimulatedTee.SGX
+    )
     quote_latency_ms: Annotated[
         float, _about("sim: time that one quote takes, milliseconds", ge=0, le=60_000)
     ] = 0.0
@@ -126,6 +137,7 @@ class PlatformSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             PlatformKind.SIM: {
                 "world": self.world,
                 "platform": self.machine,
+                "tee": self.tee.value,
                 "quote_latency_ms": self.quote_latency_ms,
             },
         }

@@ -14,13 +14,13 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -28,8 +28,9 @@ import structlog
 
 from tightseal.errors import Code, ServiceError, SettingsError, TightsealError
 from tightseal.model.secret import Secret
+from tightseal.service.front import Front
 from tightseal.service.hardening import forbid_core_dumps
-from tightseal.service.load import load_settings
+from tightseal.service.load import SettingsFiles
 from tightseal.service.logs import configure_logs, error_fields, set_level
 from tightseal.service.metrics import prepare_shared, worker_died
 from tightseal.service.server import Listeners, Worker, run_worker
@@ -62,12 +63,12 @@ TICK_SECONDS: Final = 1.0
 log = structlog.get_logger("tightseal.supervisor")
 
 
-def serve(settings: Settings, *, config: Path | None = None) -> int:
+def serve(settings: Settings, *, files: SettingsFiles) -> int:
     """Run a provider until it is told to stop.
 
     Args:
         settings: both kinds.
-        config: the file they came from, read again on SIGHUP for the log level alone.
+        files: where they came from, read again on SIGHUP for the log level alone.
 
     Returns:
         the exit code of the process: 0 where it was told to stop.
@@ -79,12 +80,12 @@ def serve(settings: Settings, *, config: Path | None = None) -> int:
     try:
         _prepare(settings)
         listeners = _bind(settings)
-        _announce(settings, listeners)
+        _announce(settings, listeners, files)
         if settings.host.workers == 1:
             seed = Secret(secrets.token_bytes(SEED_BYTES))
-            _work(settings, listeners, seed, config=config, on_ready=_say_ready)
+            _work(settings, listeners, seed, files=files, on_ready=_say_ready)
             return EXIT_STOPPED
-        return _Supervisor(settings, listeners, config=config).run()
+        return _Supervisor(settings, listeners, files=files).run()
     except TightsealError as e:
         log.error("cannot_serve", code=e.code.value, detail=e.detail)  # noqa: TRY400
         return EXIT_SETTINGS if isinstance(e, SettingsError) else EXIT_FAILED
@@ -121,7 +122,7 @@ def _listen(address: str, *, setting: str) -> socket.socket:
         raise SettingsError(Code.SETTINGS_INVALID, detail) from e
 
 
-def _announce(settings: Settings, listeners: Listeners) -> None:
+def _announce(settings: Settings, listeners: Listeners, files: SettingsFiles) -> None:
     log.info(
         "starting",
         http=_name(listeners.http),
@@ -129,6 +130,7 @@ def _announce(settings: Settings, listeners: Listeners) -> None:
         workers=settings.host.workers,
         platform=settings.host.platform.kind.value,
         settings_digest=settings.release.digest().hex(),
+        host_file=str(files.host) if files.host else None,
     )
     if settings.simulated:
         log.warning("simulated_roots_accepted", meaning="development, not production")
@@ -150,7 +152,7 @@ def _work(
     listeners: Listeners,
     seed: Secret,
     *,
-    config: Path | None,
+    files: SettingsFiles,
     on_ready: Callable[[], None],
     lifeline: Connection | None = None,
 ) -> None:
@@ -162,7 +164,7 @@ def _work(
     def attach(loop: asyncio.AbstractEventLoop, worker: Worker) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, worker.stop)
-        loop.add_signal_handler(signal.SIGHUP, partial(_reread_level, config))
+        loop.add_signal_handler(signal.SIGHUP, partial(_reread_level, files))
         if lifeline is not None:
             # The pipe ends when the supervisor does, however it dies.
             loop.add_reader(lifeline.fileno(), worker.stop)
@@ -177,17 +179,31 @@ def _work(
         )
     finally:
         composed.close()
+    _abandon_calls(composed.front)
 
 
-def _reread_level(config: Path | None) -> None:
+def _abandon_calls(front: Front) -> None:
+    """End this process now if a call outlived the drain.
+
+    A thread that waits for hardware cannot be stopped, and the interpreter would wait
+    for it; whoever it worked for was cut off, and the journal it would need is closed.
+    """
+    left = front.pool.in_flight + front.quote_pool.in_flight
+    if left:
+        log.warning("calls_abandoned", count=left)
+        sys.stderr.flush()
+        os._exit(EXIT_STOPPED)
+
+
+def _reread_level(files: SettingsFiles) -> None:
     """SIGHUP: only the log level; a host must not change anything else in flight."""
     try:
-        again = load_settings(config, environment=os.environ)
+        again = files.load(os.environ).settings
     except SettingsError as e:
         log.error("settings_not_read_again", detail=e.detail)  # noqa: TRY400
         return
     set_level(again.host.log.level)
-    log.warning("log_level_read_again", level=again.host.log.level.value)
+    log.warning("log_level_read_again", new_level=again.host.log.level.value)
 
 
 # -- several workers ---------------------------------------------------------------
@@ -197,7 +213,7 @@ def _worker_main(
     number: int,
     settings: Settings,
     listeners: Listeners,
-    config: Path | None,
+    files: SettingsFiles,
     pipe: Connection,
 ) -> None:
     """Entry point of a worker process."""
@@ -212,7 +228,7 @@ def _worker_main(
             settings,
             listeners,
             seed,
-            config=config,
+            files=files,
             on_ready=partial(pipe.send_bytes, READY),
             lifeline=pipe,
         )
@@ -245,11 +261,11 @@ class _Supervisor:
     """Starts workers, starts again what dies, stops them in order."""
 
     def __init__(
-        self, settings: Settings, listeners: Listeners, *, config: Path | None
+        self, settings: Settings, listeners: Listeners, *, files: SettingsFiles
     ) -> None:
         self._settings = settings
         self._listeners = listeners
-        self._config = config
+        self._files = files
         self._seed = Secret(secrets.token_bytes(SEED_BYTES))
         self._context = multiprocessing.get_context("spawn")
         self._slots = [_Slot(n) for n in range(settings.host.workers)]
@@ -291,7 +307,7 @@ class _Supervisor:
             wakeup.recv(64)
         if self._hang_up:
             self._hang_up = False
-            _reread_level(self._config)
+            _reread_level(self._files)
             self._tell_all(signal.SIGHUP)
         for slot in self._slots:
             self._look_at(slot)
@@ -300,7 +316,7 @@ class _Supervisor:
         ours, theirs = self._context.Pipe(duplex=True)
         slot.process = self._context.Process(
             target=_worker_main,
-            args=(slot.number, self._settings, self._listeners, self._config, theirs),
+            args=(slot.number, self._settings, self._listeners, self._files, theirs),
             name=f"worker-{slot.number}",
         )
         slot.process.start()
