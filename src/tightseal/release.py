@@ -19,7 +19,13 @@ from typing import Final, Protocol, TypeAlias
 
 from tightseal.envelope.hpke import check_recipient_key, seal
 from tightseal.envelope.sealed_box import seal_legacy
-from tightseal.errors import Code, EvidenceError, PolicyError, RequestError
+from tightseal.errors import (
+    Code,
+    EvidenceError,
+    PolicyError,
+    RequestError,
+    ServiceError,
+)
 from tightseal.keys.chain import derive
 from tightseal.keys.legacy import legacy_key
 from tightseal.model import wire
@@ -57,6 +63,8 @@ LEGACY_PURPOSE: Final = "legacy-disk"
 LEGACY_KEY_BYTES: Final = 32
 LEGACY_RECIPIENT_BYTES: Final = 32
 ENTRY_ID_BYTES: Final = 16
+SIMULATED_PLATFORM: Final = "sim"
+"""Name of the one kind of platform whose sealing key is simulated too."""
 
 _KEPT_RESPONSE: Final = b"R"
 _KEPT_DENIAL: Final = b"D"
@@ -290,10 +298,13 @@ class Provider:
             now: Unix seconds.
 
         Raises:
+            RequestError: ``not_found``, where release settings switch it off.
             EvidenceError: ``report_data_mismatch`` where bytes 32 to 64 of the report
                 data are not zero, ``evidence_kind_unsupported`` where it is no TD.
             TightsealError: as :meth:`keys`.
         """
+        if not self._settings.legacy.enabled:
+            raise RequestError(Code.NOT_FOUND, "the legacy protocol is switched off")
         limit = self._settings.limits.max_evidence_bytes
         _require_at_most("evidence", len(quote), limit)
         key = self._attested.current(now=now)
@@ -313,8 +324,10 @@ class Provider:
         with self._stage("derive"):
             secret = self._derive_legacy(claims, grant.paths[0])
         with self._stage("seal"):
-            encrypted = seal_legacy(secret, recipient)
-            secret.wipe()
+            try:
+                encrypted = seal_legacy(secret, recipient)
+            finally:
+                secret.wipe()
         with self._stage("attest"):
             bound = hashlib.sha256(encrypted).digest().ljust(64, b"\0")
             provider_quote = self._platform.evidence(bound)
@@ -373,6 +386,7 @@ class Provider:
             provider_platform=key.platform,
             provider_domain=key.trust_domain,
             protocol_class=protocol_class,
+            root_simulated=self._platform.name == SIMULATED_PLATFORM,
         )
         try:
             return decide(claims, keys=keys, circumstances=circumstances)
@@ -411,7 +425,12 @@ def _again(kept: bytes) -> bytes:
     """Give what the journal keeps: the response, or the denial once more."""
     if kept[:1] == _KEPT_RESPONSE:
         return kept[1:]
-    code = Code(kept[1:].decode())
+    try:
+        code = Code(kept.removeprefix(_KEPT_DENIAL).decode())
+    except ValueError as e:
+        # The journal lies outside the TEE.
+        detail = "what is kept for this nonce is no answer of ours"
+        raise ServiceError(Code.JOURNAL_FAILED, detail) from e
     raise PolicyError(code, "denied before, in answer to this very request")
 
 
@@ -421,20 +440,20 @@ def _seal_all(
     *,
     transcript: Transcript,
 ) -> tuple[bytes, ...]:
-    """Seal each key to the recipient, and wipe it."""
-    envelopes = []
-    for index, secret in enumerate(released):
-        info = transcript.hpke_info(request.evidence, index=index)
-        envelopes.append(
+    """Seal each key to the recipient; wipe them all, whatever happens."""
+    try:
+        return tuple(
             seal(
                 secret,
                 kem=request.kem,
                 recipient_key=request.recipient_key,
-                info=info,
+                info=transcript.hpke_info(request.evidence, index=index),
             )
+            for index, secret in enumerate(released)
         )
-        secret.wipe()
-    return tuple(envelopes)
+    finally:
+        for secret in released:
+            secret.wipe()
 
 
 def _require_answer(claims: Claims, *, expected: bytes) -> None:

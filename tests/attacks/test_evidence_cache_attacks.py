@@ -217,7 +217,7 @@ def test_a_forged_newer_part_does_not_lock_the_genuine_ones_out(
     parts = split(bench.collateral())
     root = bench.intel.root_certificate
     source = CachedSource(
-        cache=RecordCache(tmp_path), roots=with_simulated(VENDOR_ROOTS, root)
+        cache=RecordCache(tmp_path, roots=with_simulated(VENDOR_ROOTS, root))
     )
     spoiler = forged(parts[at], root, number=(1 << 32) - 1, issued=NOW - 1)
     with pytest.raises(CollateralError) as caught:
@@ -230,7 +230,7 @@ def test_a_forged_newer_part_does_not_lock_the_genuine_ones_out(
 
 
 def test_parts_of_a_root_that_is_not_switched_on_are_kept_out(bench: Bench) -> None:
-    source = CachedSource(cache=RecordCache(None), roots=VENDOR_ROOTS)
+    source = CachedSource(cache=RecordCache(None, roots=VENDOR_ROOTS))
     for part in split(bench.collateral()):
         if part.name.kind is PartKind.PCK_CRL and not part.chain:
             continue
@@ -248,7 +248,7 @@ def test_a_strange_vcek_is_not_kept_for_years(vectors: Path) -> None:
         )
         for name in ("ask.der", "ark.der")
     )
-    source = CachedSource(cache=RecordCache(None), roots=VENDOR_ROOTS)
+    source = CachedSource(cache=RecordCache(None, roots=VENDOR_ROOTS))
     source.add(make_part(chain_name("Milan", vlek=False), chain), now=NOW)
     name = signer_name(
         product="Milan",

@@ -2,6 +2,8 @@
 """Attacks on the pipeline by a host that owns disk, clock, network and quotes."""
 
 import sqlite3
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -88,7 +90,9 @@ def refusal(error: type[TightsealError], attempt: Any) -> TightsealError:
 # -- the provider's own quote ------------------------------------------------------
 
 
-def test_twin_on_another_machine_replays_our_quote(world: World, tmp_path: Path) -> None:
+def test_twin_on_another_machine_replays_our_quote(
+    world: World, tmp_path: Path
+) -> None:
     """The host hands each of two providers the other's quote."""
     with rig(world, tmp_path) as ours:
         quote = ours.attested.current(now=NOW).evidence
@@ -156,17 +160,19 @@ def test_provider_quotes_are_no_workload_evidence(
     """Attested-key quote, quote proof and legacy answer, handed in as evidence."""
     with rig(world, tmp_path, legacy=CHAIN) as ours:
         recipient = bytes(PrivateKey.generate().public_key)
-        answer = ours.provider.legacy(
-            td.evidence(recipient.ljust(64, b"\0")), now=NOW
-        )
+        answer = ours.provider.legacy(td.evidence(recipient.ljust(64, b"\0")), now=NOW)
         quotes = [answer.provider_quote, ours.attested.current(now=NOW).evidence]
         for quote in quotes:
             exchange = ours.exchange()
             exchange.check_challenge(ours.challenge(exchange), now=NOW)
             body = exchange.keys_request(quote)
-            error = refusal(EvidenceError, lambda b=body: ours.provider.keys(b, now=NOW))
+            error = refusal(
+                EvidenceError, lambda b=body: ours.provider.keys(b, now=NOW)
+            )
             assert error.code is Code.REPORT_DATA_MISMATCH
-            again = refusal(EvidenceError, lambda q=quote: ours.provider.legacy(q, now=NOW))
+            again = refusal(
+                EvidenceError, lambda q=quote: ours.provider.legacy(q, now=NOW)
+            )
             assert again.code is Code.EVIDENCE_KIND_UNSUPPORTED
 
 
@@ -436,6 +442,39 @@ def test_key_of_an_epoch_is_quoted_once_for_all_threads(
     assert len(made) == 1
 
 
+def test_proof_that_fails_is_tried_once_for_all_who_wait(
+    world: World, tmp_path: Path
+) -> None:
+    """Anybody may ask for challenges while the host gives no quote."""
+    made, asked, gate = [], [], threading.Event()
+
+    def late(data: bytes) -> bytes:
+        made.append(data)
+        assert gate.wait(20)
+        raise PlatformError(Code.PLATFORM_FAILED, "no quote")
+
+    def ask(found: Rig) -> Code | None:
+        asked.append(1)
+        try:
+            found.attested.current(now=NOW)
+        except TightsealError as e:
+            return e.code
+        return None
+
+    ours = Wrapped(provider_enclave(world), evidence=late)
+    with rig(world, tmp_path, platform=ours) as found, ThreadPoolExecutor(8) as threads:
+        waiting = [threads.submit(ask, found) for _ in range(8)]
+        while len(asked) < len(waiting) or not made:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        gate.set()
+        assert {w.result() for w in waiting} == {Code.PLATFORM_FAILED}
+        assert len(made) == 1
+        # Whoever comes later tries anew.
+        assert ask(found) is Code.PLATFORM_FAILED
+        assert len(made) == 2
+
+
 # -- what stays behind -------------------------------------------------------------
 
 
@@ -456,7 +495,9 @@ def test_refused_legacy_recipient_leaves_no_key_behind(
 ) -> None:
     with rig(world, tmp_path, legacy=CHAIN) as ours:
         low_order = td.evidence(bytes(64))
-        error = refusal(KeyReleaseError, lambda: ours.provider.legacy(low_order, now=NOW))
+        error = refusal(
+            KeyReleaseError, lambda: ours.provider.legacy(low_order, now=NOW)
+        )
         assert error.code is Code.RECIPIENT_KEY_INVALID
         assert secrets_in(error.__traceback__) == []
 

@@ -11,9 +11,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol
 
 from tightseal.collateral.bundle import FileSource
 from tightseal.collateral.cache import RecordCache
@@ -46,8 +47,39 @@ __all__ = ["Judge", "StapledSource", "judge_with", "offline", "online", "stapled
 RESULT_CACHE_ENTRIES: Final = 64
 """Signature results kept: one provider needs about ten."""
 
-Judge: TypeAlias = "Callable[[CollateralSource], Verifier]"
-"""Makes a verifier over a source of collateral."""
+
+class Judge(Protocol):
+    """Makes a verifier over a source of collateral."""
+
+    @property
+    def roots(self) -> TrustedRoots:
+        """The roots that are switched on; a cache takes in nothing of others."""
+        ...
+
+    def __call__(self, source: CollateralSource) -> Verifier:
+        """A verifier that takes its collateral from ``source``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """What ``judge_with`` was given; one result cache for all of its verifiers."""
+
+    roots: TrustedRoots
+    mode: VerifierMode
+    exceptions: frozenset[VerifierException]
+    guard: CollateralGuard
+    cache: ResultCache
+
+    def __call__(self, source: CollateralSource) -> Verifier:
+        return EvidenceVerifier(
+            roots=self.roots,
+            source=source,
+            cache=self.cache,
+            mode=self.mode,
+            exceptions=self.exceptions,
+            guard=self.guard,
+        )
 
 
 def judge_with(
@@ -66,20 +98,13 @@ def judge_with(
         guard: remembers collateral; by default one in memory with the floor that is
             built into this release. Give one in a file to remember across restarts.
     """
-    cache = ResultCache(RESULT_CACHE_ENTRIES)
-    remembers = guard if guard is not None else MemoryGuard()
-
-    def judge(source: CollateralSource) -> Verifier:
-        return EvidenceVerifier(
-            roots=roots,
-            source=source,
-            cache=cache,
-            mode=mode,
-            exceptions=exceptions,
-            guard=remembers,
-        )
-
-    return judge
+    return _Judge(
+        roots=roots,
+        mode=mode,
+        exceptions=exceptions,
+        guard=guard if guard is not None else MemoryGuard(),
+        cache=ResultCache(RESULT_CACHE_ENTRIES),
+    )
 
 
 def offline(path: Path, *, judge: Judge | None = None) -> ProviderCollateral:
@@ -100,19 +125,20 @@ def online(
         pccs: base addresses of PCCS or PCS v4, best first; none: no Intel evidence.
         kds: base addresses of AMD's KDS; none: no SNP evidence without certificates.
         cache: a folder of the guest's own.
-        judge: how evidence is judged.
+        judge: how evidence is judged, and under which roots parts are taken in.
 
     Raises:
         SettingsError: ``settings_invalid``, for an address.
         CollateralError: ``collateral_unreadable``, for the folder.
     """
     asker = Asker()
+    judge = judge or judge_with()
     source = CachedSource(
-        cache=RecordCache(cache),
+        cache=RecordCache(cache, roots=judge.roots),
         pccs=PccsClient(pccs, asker=asker) if pccs else None,
         kds=KdsClient(kds, asker=asker) if kds else None,
     )
-    return ProviderCollateral.behind((judge or judge_with())(source))
+    return ProviderCollateral.behind(judge(source))
 
 
 def stapled(*, judge: Judge | None = None) -> ProviderCollateral:

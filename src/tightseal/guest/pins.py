@@ -58,6 +58,9 @@ class ProviderPin:
 
     def __post_init__(self) -> None:
         """Refuse a pin that can match nothing, or more than it says."""
+        if self.identity.tee == Tee.TDX.value:
+            # MRTD is the firmware's: a host boots whatever it likes on top of it.
+            raise _invalid("tee: a TD's measurement leaves out its kernel and software")
         if not 1 <= len(self.trust_domains) <= MAX_TRUST_DOMAINS:
             raise _invalid(f"trust_domains: expected 1 to {MAX_TRUST_DOMAINS}")
         for domain in self.trust_domains:

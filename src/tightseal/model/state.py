@@ -121,14 +121,26 @@ class Anchor(Protocol):
         """
         ...
 
-    def advance(self, head: Head) -> None:
-        """Take a head that was committed. An older one than the latest is ignored.
-
-        Returns once the head would survive what the anchor is there to survive.
+    def adopt(self, head: Head) -> None:
+        """Begin with a store that was never seen.
 
         Raises:
             ServiceError: ``state_unavailable``; ``state_rolled_back``, where another
-                head with this counter was taken before.
+                head of this store was taken before.
+        """
+        ...
+
+    def advance(self, head: Head, *, previous: bytes) -> None:
+        """Take the head that came right after the one with digest ``previous``.
+
+        So two histories that parted can never both go on. Returns once the head would
+        survive what the anchor is there to survive; also where this very head was taken
+        before, even if newer ones followed: processes overtake each other, so an anchor
+        remembers some recent heads.
+
+        Raises:
+            ServiceError: ``state_unavailable``; ``state_rolled_back``, where the latest
+                head is not ``previous`` and this one was not taken before.
         """
         ...
 

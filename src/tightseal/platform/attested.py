@@ -14,13 +14,14 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from tightseal.errors import Code, PlatformError
+from tightseal.errors import Code, PlatformError, TightsealError
 from tightseal.model.canonical import labelled
 from tightseal.model.claims import Claims, PlatformIdentity, Tee, TrustDomain
 from tightseal.model.labels import Label
@@ -104,6 +105,7 @@ class AttestedKeys:
         self._grace = grace
         self._lock = threading.Lock()
         self._keys: dict[int, AttestedKey] = {}
+        self._failed: tuple[int, TightsealError] | None = None
 
     @property
     def identity(self) -> ProviderIdentity:
@@ -131,7 +133,10 @@ class AttestedKeys:
     def answering(self, key_hash: bytes, *, now: int) -> AttestedKey | None:
         """The key with this hash, if it may still answer at ``now``; else ``None``."""
         epoch = now // self._life
-        for candidate in (epoch, epoch - 1, epoch + 1):
+        # Every epoch whose grace is not over, and the next: another worker's clock may
+        # be ahead.
+        oldest = (now - self._grace - 1) // self._life
+        for candidate in (*range(epoch, oldest - 1, -1), epoch + 1):
             key = self._keys.get(candidate)
             if key is None:
                 if self._derive(candidate)[1].key_hash() != key_hash:
@@ -145,12 +150,26 @@ class AttestedKeys:
         key = self._keys.get(epoch)
         if key is not None:
             return key
+        before = self._failed
         with self._lock:
             key = self._keys.get(epoch)
-            if key is None:
+            if key is not None:
+                return key
+            # Whoever waited shares the outcome. Trying again for each in turn would
+            # hold every thread, and keep the host's one quoting enclave busy.
+            failed = self._failed
+            if failed is not None and failed is not before and failed[0] == epoch:
+                raise copy(failed[1])
+            try:
                 key = self._prove(epoch, now=now)
-                kept = {e: k for e, k in self._keys.items() if e >= epoch - 2}
-                self._keys = {**kept, epoch: key}
+            except TightsealError as e:
+                # A copy, since the error's own frames hold the private key.
+                self._failed = epoch, copy(e)
+                raise
+            # Bounded on both sides: the host's clock chooses the epochs.
+            near, span = now // self._life, self._grace // self._life + 2
+            kept = {e: k for e, k in self._keys.items() if abs(e - near) <= span}
+            self._keys = {**kept, epoch: key}
         return key
 
     def _derive(self, epoch: int) -> tuple[Ed25519PrivateKey, AttestedKeyBinding]:

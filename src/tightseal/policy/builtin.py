@@ -20,7 +20,13 @@ from tightseal.model.keypath import (
     ProtocolClass,
     WorkloadBinding,
 )
-from tightseal.model.settings import ALWAYS_BOUND, PlatformRule, ReleaseSettings
+from tightseal.model.settings import (
+    ALWAYS_BOUND,
+    LAUNCH_MEASUREMENTS,
+    LegacyDerivation,
+    PlatformRule,
+    ReleaseSettings,
+)
 
 __all__ = ["Circumstances", "decide"]
 
@@ -38,6 +44,7 @@ class Circumstances:
         provider_domain: the trust domain of the provider's own quote.
         protocol_class: the way in.
         generation: the generation of the root that keys are derived from.
+        root_simulated: whether the root itself is of a simulated platform.
     """
 
     settings: ReleaseSettings
@@ -46,6 +53,7 @@ class Circumstances:
     provider_domain: TrustDomain
     protocol_class: ProtocolClass
     generation: int = 0
+    root_simulated: bool = False
 
 
 def decide(
@@ -68,6 +76,7 @@ def decide(
     trace: list[Reason] = []
     _require_not_debug(claims, trace)
     _require_domain(claims, circumstances, trace)
+    _require_root(circumstances, trace)
     _require_verifiers(claims, circumstances, trace)
     _require_tcb(claims, circumstances, trace)
     _require_platform(claims, circumstances, trace)
@@ -137,6 +146,30 @@ def _same_world(claims: Claims, circumstances: Circumstances) -> bool:
     """Whether two simulated identities come from one simulated root."""
     theirs = claims.trust_domain.root_key_id
     return theirs == circumstances.provider_domain.root_key_id
+
+
+def _require_root(circumstances: Circumstances, trace: list[Reason]) -> None:
+    """Keep keys of a hardware root from simulated workloads.
+
+    The chain has the trust domain in it; the compatible formula leaves it out. A host
+    carries all quotes: where a simulated root is switched on, it can sign them itself,
+    the provider's own among them, and would get the key of the real workload.
+    """
+    compatible = LegacyDerivation.COMPATIBLE
+    if (
+        circumstances.protocol_class is not ProtocolClass.LEGACY
+        or circumstances.settings.legacy.derivation is not compatible
+    ):
+        return
+    ours = circumstances.provider_domain
+    _judge(
+        trace,
+        Code.TRUST_DOMAIN_MISMATCH,
+        "root of the compatible formula",
+        expected=f"simulated, as {ours}" if ours.simulated else f"of {ours}",
+        got="simulated" if circumstances.root_simulated else "of hardware",
+        holds=ours.simulated == circumstances.root_simulated,
+    )
 
 
 def _require_verifiers(
@@ -243,13 +276,15 @@ def _bind(
             got=", ".join(owner) + " all zero" if owner else "none selected",
             holds=any(any(claims.measurements[n]) for n in owner),
         )
+    launch = [n for n in names if n in LAUNCH_MEASUREMENTS[claims.tee]]
+    bound = [n for n in launch if any(claims.measurements[n])]
     _judge(
         trace,
         Code.IDENTITY_UNBOUND,
         "identity",
-        expected="at least one measurement that is not all zero",
-        got=", ".join(names),
-        holds=any(any(claims.measurements[n]) for n in names),
+        expected=f"{' or '.join(launch)} that is not all zero",
+        got=", ".join(bound) or "all zero",
+        holds=bool(bound),
     )
     return WorkloadBinding(
         identity=IdentityKind.MEASURED,
