@@ -107,6 +107,7 @@ class Code(StrEnum):
     SNP_PRODUCT_UNKNOWN = "snp_product_unknown"
     SNP_TCB_MISMATCH = "snp_tcb_mismatch"
     SNP_CHIP_ID_MISMATCH = "snp_chip_id_mismatch"
+    SNP_MIGRATABLE = "snp_migratable"
     SNP_PRODUCT_MISMATCH = "snp_product_mismatch"
     SNP_EXTENSION_INVALID = "snp_extension_invalid"
     SNP_CERTIFICATE_TABLE_MALFORMED = "snp_certificate_table_malformed"

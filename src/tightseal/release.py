@@ -21,6 +21,7 @@ from tightseal.envelope.hpke import check_recipient_key, seal
 from tightseal.envelope.sealed_box import seal_legacy
 from tightseal.errors import (
     Code,
+    CollateralError,
     EvidenceError,
     PolicyError,
     RequestError,
@@ -152,7 +153,7 @@ class Provider:
             TightsealError: the provider could not prove its own key.
         """
         client_nonce = request.parsed()
-        key = self._attested.current(now=now)
+        key = self._own_key(now=now)
         nonce, expires_at = self._mint.mint(now)
         body = ChallengeBody(
             binding=key.binding,
@@ -307,7 +308,7 @@ class Provider:
             raise RequestError(Code.NOT_FOUND, "the legacy protocol is switched off")
         limit = self._settings.limits.max_evidence_bytes
         _require_at_most("evidence", len(quote), limit)
-        key = self._attested.current(now=now)
+        key = self._own_key(now=now)
 
         with self._stage("verify"):
             claims = self._verify(quote, now=now)
@@ -353,13 +354,20 @@ class Provider:
 
     # -- what both share ----------------------------------------------------------
 
+    def _own_key(self, *, now: int) -> AttestedKey:
+        """The attested key; that we cannot prove it is no fault of the caller's."""
+        try:
+            return self._attested.current(now=now)
+        except (EvidenceError, CollateralError) as e:
+            raise ServiceError(Code.PROVIDER_NOT_READY, f"our own evidence: {e}") from e
+
     def info(self, *, now: int) -> wire.InfoResponse:
         """Who this provider says it is; unsigned, for people and for writing a pin.
 
         Raises:
             TightsealError: the provider could not prove its own key.
         """
-        key = self._attested.current(now=now)
+        key = self._own_key(now=now)
         return wire.InfoResponse(
             versions=[1],
             identity=wire.ProviderIdentityJson.of(key.binding.identity),

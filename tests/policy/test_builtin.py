@@ -52,7 +52,7 @@ def snp(**changes: Any) -> Claims:
     claims = Claims(
         tee=Tee.SNP,
         trust_domain=AMD,
-        measurements=measured(Tee.SNP),
+        measurements={**measured(Tee.SNP), "policy": bytes(8)},
         report_data=bytes(64),
         debug=False,
         platform=CHIP,
@@ -91,6 +91,16 @@ NO_OWNER = {n: bytes(48) for n in ("mr_config_id", "mr_owner", "mr_owner_config"
 
 DENIED: dict[str, tuple[Claims, dict[str, Any], Code]] = {
     "debug": (td(debug=True), {}, Code.DEBUG_ENABLED),
+    "snp_with_migration_agent": (
+        snp(
+            measurements={
+                **measured(Tee.SNP),
+                "policy": (1 << 18).to_bytes(8, "little"),
+            }
+        ),
+        ON_CHIP,
+        Code.SNP_MIGRATABLE,
+    ),
     "snp_debug": (snp(debug=True), ON_CHIP, Code.DEBUG_ENABLED),
     "simulated_workload_real_provider": (
         td(trust_domain=SIM),

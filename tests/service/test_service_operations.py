@@ -289,6 +289,28 @@ def test_bundle_that_is_missing_ends_the_start(scene: Scene, tmp_path: Path) -> 
         pytest.fail("it started")
 
 
+def test_bundle_of_a_root_that_is_not_switched_on_ends_the_start(
+    scene: Scene, tmp_path: Path
+) -> None:
+    intel = World.in_memory(b"another world".ljust(32, b"\0")).intel
+    collateral = intel.collateral(
+        fmspc=intel.platform("host").fmspc,
+        ca="platform",
+        tee=Tee.TDX,
+        now=int(time.time()),
+    )
+    bundle = tmp_path / "bundle.json"
+    bundle.write_text(bundle_to_json(split(collateral)))
+    settings = settings_in(
+        tmp_path / "state", scene, collateral=CollateralSettings(bundle=str(bundle))
+    )
+    with (
+        pytest.raises(CollateralError, match="root_not_trusted"),
+        composed_provider(settings),
+    ):
+        pytest.fail("it started")
+
+
 # -- floods ------------------------------------------------------------------------
 
 FLOODERS = 6

@@ -285,6 +285,8 @@ def check_claims(claims: Claims, *, pin: ProviderPin, report_data: bytes) -> Non
         raise _unverified("its evidence does not commit to this attested key")
     if claims.debug:
         raise ProviderError(Code.PROVIDER_DEBUG, "its evidence allows debugging")
+    if claims.migratable:
+        raise _unverified("its evidence lets a migration agent move it")
     if claims.tee.value != pin.identity.tee:
         detail = f"evidence of {claims.tee.value}, expected {pin.identity.tee}"
         raise ProviderError(Code.PROVIDER_IDENTITY_MISMATCH, detail)

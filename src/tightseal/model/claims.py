@@ -226,6 +226,9 @@ MEASUREMENT_NAMES: Final[Mapping[Tee, tuple[str, ...]]] = MappingProxyType(
 """The measurement names of each TEE, in report order. Values are the raw bytes."""
 
 
+_MIGRATE_MA: Final = 18
+
+
 @dataclass(frozen=True, slots=True)
 class Claims:
     """What verified evidence says. Made by verifiers only.
@@ -262,6 +265,18 @@ class Claims:
     not_checked: tuple[str, ...] = ()
     report_data_bound: bool = True
     evidence_hash: bytes = field(default=b"")
+
+    @property
+    def migratable(self) -> bool:
+        """Whether a migration agent of the host's choice may move the workload away.
+
+        SNP policy bit 18 (MIGRATE_MA), which the measurement does not cover. TDs that
+        are migratable never get this far: the verifiers refuse them.
+        """
+        if self.tee is not Tee.SNP:
+            return False
+        policy = int.from_bytes(self.measurements["policy"], "little")
+        return bool(policy >> _MIGRATE_MA & 1)
 
     def as_value(self) -> Value:
         """The claims as a canonical value, for digests and logs; checks left out."""

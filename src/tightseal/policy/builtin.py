@@ -75,6 +75,7 @@ def decide(
     """
     trace: list[Reason] = []
     _require_not_debug(claims, trace)
+    _require_not_migratable(claims, trace)
     _require_domain(claims, circumstances, trace)
     _require_root(circumstances, trace)
     _require_verifiers(claims, circumstances, trace)
@@ -118,6 +119,17 @@ def _require_not_debug(claims: Claims, trace: list[Reason]) -> None:
         expected="false",
         got=str(claims.debug).lower(),
         holds=not claims.debug,
+    )
+
+
+def _require_not_migratable(claims: Claims, trace: list[Reason]) -> None:
+    _judge(
+        trace,
+        Code.SNP_MIGRATABLE,
+        "migration agent",
+        expected="false",
+        got=str(claims.migratable).lower(),
+        holds=not claims.migratable,
     )
 
 
