@@ -29,6 +29,11 @@ COMMANDS: Final = (
     ),
     ("key", "tightseal.cli.key:key", "Get a key from a provider."),
     ("serve", "tightseal.cli.serve:serve", "Run a provider."),
+    (
+        "policy",
+        "tightseal.cli.policy:policy_app",
+        "Write, check, test, compare and explain policy documents.",
+    ),
     ("config", "tightseal.cli.config:config_app", "Show and check settings."),
     ("audit", "tightseal.cli.audit:audit_app", "Show what a provider decided."),
     (

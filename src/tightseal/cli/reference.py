@@ -23,6 +23,7 @@ from typing import Final
 from tightseal.cli import reference_examples as examples
 from tightseal.cli import reference_tables as tables
 from tightseal.evidence.differences import differences_markdown
+from tightseal.policy.schema import schema_document
 
 __all__ = ["BLOCKS", "DOCS", "Change", "changes", "main", "rewritten"]
 
@@ -49,6 +50,9 @@ BLOCKS: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
     }
 )
 """Every generated block, and what prints it."""
+
+SCHEMA_FILE: Final = "policy.schema.json"
+"""The JSON Schema of policy documents, generated as a whole."""
 
 EXIT_FRESH: Final = 0
 EXIT_STALE: Final = 1
@@ -132,6 +136,9 @@ def changes(
         seen.update(names)
         if stale:
             found.append(Change(path, new, stale))
+    schema = docs / SCHEMA_FILE
+    if schema.exists() and schema.read_bytes() != schema_document():
+        found.append(Change(schema, schema_document().decode(), ("the schema",)))
     missing = sorted(set(blocks) - seen)
     if missing:
         message = f"{docs}: no file has the block {', '.join(missing)}"

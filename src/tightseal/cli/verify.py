@@ -36,7 +36,14 @@ from tightseal.model.collateral import CollateralGuard, CollateralSource
 from tightseal.model.roots import TrustedRoots
 from tightseal.model.verifiers import VerifierException, VerifierMode
 
-__all__ = ["read_evidence", "verify"]
+__all__ = [
+    "UsageError",
+    "collateral_source",
+    "moment",
+    "read_evidence",
+    "trusted_roots",
+    "verify",
+]
 
 STDIN: Final = "-"
 MAX_TIME: Final = 1 << 40
@@ -89,15 +96,15 @@ def verify(
             raise UsageError(f"EVIDENCE is a file or -, got {evidence or 'nothing'}")
         accepted = _statuses(accept_tcb)
         exceptions = _exceptions(accept_exception)
-        now = int(time.time()) if at is None else _moment(at)
+        now = int(time.time()) if at is None else moment(at)
         data = decode_text(read_evidence(evidence))
         kind = detect(data)
         said_tee = named_tee(data, kind)
         _check_kind(kind, verifier=verifier, accepted=accepted)
-        roots = _roots(root_ca)
+        roots = trusted_roots(root_ca)
         verify_evidence = EvidenceVerifier(
             roots=roots,
-            source=_source(collateral, roots),
+            source=collateral_source(collateral, roots),
             cache=ResultCache(RESULTS_KEPT),
             mode=verifier,
             exceptions=exceptions,
@@ -179,15 +186,20 @@ def _names(option: str, text: str, known: list[str]) -> list[str]:
     return names
 
 
-def _moment(text: str) -> int:
+def moment(text: str) -> int:
+    """Unix seconds of a time on the command line.
+
+    Raises:
+        UsageError: neither Unix seconds nor RFC 3339, or out of range.
+    """
     try:
         if text.isascii() and text.isdecimal():
             seconds = int(text)
         else:
-            moment = datetime.fromisoformat(text)
-            if moment.tzinfo is None:
+            given = datetime.fromisoformat(text)
+            if given.tzinfo is None:
                 raise UsageError(f"--at {text}: an RFC 3339 time has Z or an offset")
-            seconds = int(moment.timestamp())
+            seconds = int(given.timestamp())
     except (ValueError, OverflowError) as error:
         raise UsageError(f"--at {text}: neither Unix seconds nor RFC 3339") from error
     if not 0 <= seconds <= MAX_TIME:
@@ -195,7 +207,12 @@ def _moment(text: str) -> int:
     return seconds
 
 
-def _roots(root_ca: Path | None) -> TrustedRoots:
+def trusted_roots(root_ca: Path | None) -> TrustedRoots:
+    """The vendors' roots, and that of a simulated world where a file names one.
+
+    Raises:
+        SettingsError: ``settings_invalid``, where the file holds no root.
+    """
     if root_ca is None:
         return VENDOR_ROOTS
     try:
@@ -207,7 +224,8 @@ def _roots(root_ca: Path | None) -> TrustedRoots:
     return with_simulated(VENDOR_ROOTS, certificate)
 
 
-def _source(collateral: Path | None, roots: TrustedRoots) -> CollateralSource:
+def collateral_source(collateral: Path | None, roots: TrustedRoots) -> CollateralSource:
+    """Collateral from a file or folder; else the cache and the configured services."""
     if collateral is None:
         from tightseal.cli.options import open_source  # noqa: PLC0415 (start-up time)
 

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The form of a policy document, version 1: TOML, typed, nothing unknown let through.
+
+What the types cannot say (lengths of measurements, names of a TEE, dates in order) is
+checked by :mod:`tightseal.policy.compile`. Usage rules have no place in this version:
+they need a state that documents of this version are judged without.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Final, Literal, TypeAlias
+
+import msgspec
+
+from tightseal.model.claims import TcbStatus, Tee
+from tightseal.model.keypath import (
+    DEFAULT_KEY_BYTES,
+    MAX_KEY_BYTES,
+    MAX_NAME_CHARS,
+    MIN_KEY_BYTES,
+    IdentityKind,
+    Kdf,
+    ProtocolClass,
+)
+from tightseal.model.settings import Name, PlatformRule, SnpMinimum
+
+__all__ = [
+    "DOCUMENT_VERSION",
+    "Choice",
+    "Document",
+    "GraceRules",
+    "ImageRules",
+    "KeyRules",
+    "KeyType",
+    "PlatformId",
+    "SelectorRules",
+    "SelectorValue",
+    "TcbRules",
+    "WorkloadRules",
+]
+
+DOCUMENT_VERSION: Final = 1
+
+MAX_DOCUMENT_WORKLOADS: Final = 200_000
+MAX_IMAGES: Final = 64
+MAX_KEYS: Final = 64
+MAX_LABELS: Final = 16
+MAX_ONE_OF: Final = 64
+MAX_PLATFORMS: Final = 4096
+MAX_ADVISORIES: Final = 256
+MAX_HEX_CHARS: Final = 128
+MAX_TEE_NAMES: Final = 16
+"""Bounds on lists of one document, workload, image, key, selector and rule."""
+
+Hex: TypeAlias = Annotated[
+    str,
+    msgspec.Meta(min_length=2, max_length=MAX_HEX_CHARS, pattern=r"^([0-9a-f]{2})+\Z"),
+]
+"""Lower-case hex, as every command prints it: one form, so that it can be searched."""
+
+Printable: TypeAlias = Annotated[
+    str,
+    msgspec.Meta(min_length=1, max_length=MAX_NAME_CHARS, pattern=r"^[\x20-\x7e]+\Z"),
+]
+LabelPattern: TypeAlias = Annotated[
+    str,
+    msgspec.Meta(
+        max_length=MAX_NAME_CHARS,
+        pattern=r"^[\x20-\x29\x2b-\x7e]*\*?[\x20-\x29\x2b-\x7e]*\Z",
+    ),
+]
+"""A sub-key's label; one ``*`` at most, which stands for any characters or none."""
+
+Advisory: TypeAlias = Annotated[
+    str, msgspec.Meta(max_length=64, pattern=r"^INTEL-(SA|DOC)-[0-9]{1,8}\Z")
+]
+Moment: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
+"""RFC 3339 with ``Z`` or an offset; whole seconds."""
+
+
+class Choice(StrEnum):
+    """An operator's answer to something that weakens what evidence proves."""
+
+    ACCEPT = "accept"
+    REFUSE = "refuse"
+
+
+class KeyType(StrEnum):
+    """What a purpose's key is."""
+
+    RAW = "raw"
+    X25519 = "x25519"
+    ED25519 = "ed25519"
+    P256 = "p256"
+    SECP256K1 = "secp256k1"
+
+
+class _Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every table of a document has in common."""
+
+
+class SelectorRules(_Rules, frozen=True, kw_only=True):
+    """A selector that is more than one exact value; exactly one form.
+
+    Attributes:
+        one_of: any of these values.
+        mask, expected: the bits of ``mask`` must be those of ``expected``.
+        minimum: at least this; security versions only.
+        zero: all zero, which for digests and ids means that nothing was set.
+    """
+
+    one_of: (
+        Annotated[
+            tuple[Hex | Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)], ...],
+            msgspec.Meta(max_length=MAX_ONE_OF),
+        ]
+        | None
+    ) = None
+    mask: Hex | None = None
+    expected: Hex | None = None
+    minimum: Annotated[int, msgspec.Meta(ge=1, lt=1 << 32)] | None = None
+    zero: Literal[True] | None = None
+
+
+SelectorValue: TypeAlias = (
+    Hex | Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)] | SelectorRules
+)
+"""Exact hex, an exact number where the field is one, or one of the other forms."""
+
+
+class ImageRules(_Rules, frozen=True, kw_only=True):
+    """An image: a labelled set of accepted measurements.
+
+    Attributes:
+        label: names it in traces; once a workload.
+        from_: Unix time from which it counts, as RFC 3339 under the key ``from``.
+        until: the first second in which it no longer counts.
+        measurements: a selector for each measurement that must fit; all of them must.
+    """
+
+    label: Printable
+    from_: Moment | None = msgspec.field(default=None, name="from")
+    until: Moment | None = None
+    measurements: dict[str, SelectorValue]
+
+
+class KeyRules(_Rules, frozen=True, kw_only=True):
+    """A purpose that a workload may have keys for.
+
+    Attributes:
+        purpose: as requests name it.
+        type: kind of key; only ``raw`` can be derived by this version.
+        length: bytes of the key; requests for another length are refused.
+        kdf: the KDF of the whole chain.
+        protocols: the ways in by which it may leave; not ``legacy`` unless said.
+        labels: patterns of allowed sub-keys; the empty one is the purpose's own key.
+    """
+
+    purpose: Printable
+    type: KeyType = KeyType.RAW
+    length: Annotated[int, msgspec.Meta(ge=MIN_KEY_BYTES, le=MAX_KEY_BYTES)] = (
+        DEFAULT_KEY_BYTES
+    )
+    kdf: Kdf = Kdf.HKDF_SHA256
+    protocols: Annotated[
+        tuple[ProtocolClass, ...], msgspec.Meta(min_length=1, max_length=2)
+    ] = (ProtocolClass.V1,)
+    labels: Annotated[
+        tuple[LabelPattern, ...], msgspec.Meta(min_length=1, max_length=MAX_LABELS)
+    ] = ("",)
+
+
+class GraceRules(_Rules, frozen=True, kw_only=True):
+    """More statuses for a while, after a TCB recovery.
+
+    Attributes:
+        statuses: accepted besides the usual ones.
+        until: the first second in which they no longer are.
+    """
+
+    statuses: Annotated[
+        tuple[TcbStatus, ...], msgspec.Meta(min_length=1, max_length=MAX_TEE_NAMES)
+    ]
+    until: Moment
+
+
+class TcbRules(_Rules, frozen=True, kw_only=True):
+    """The state of the platform that is good enough.
+
+    Attributes:
+        statuses: Intel's statuses that are accepted.
+        refuse_advisories: any of these in the claims is a no.
+        tolerate_advisories: where given, any advisory that is not here is a no.
+        minimum_evaluation: lowest ``tcbEvaluationDataNumber``.
+        grace: more statuses until a date.
+        dynamic_platform, cached_keys, smt: whether platforms are accepted whose
+            certificate says yes; ``refuse`` also refuses one that does not say.
+        snp: lowest AMD component versions.
+    """
+
+    statuses: Annotated[
+        tuple[TcbStatus, ...], msgspec.Meta(min_length=1, max_length=MAX_TEE_NAMES)
+    ] = (TcbStatus.UP_TO_DATE,)
+    refuse_advisories: Annotated[
+        tuple[Advisory, ...], msgspec.Meta(max_length=MAX_ADVISORIES)
+    ] = ()
+    tolerate_advisories: (
+        Annotated[tuple[Advisory, ...], msgspec.Meta(max_length=MAX_ADVISORIES)] | None
+    ) = None
+    minimum_evaluation: Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)] = 0
+    grace: GraceRules | None = None
+    dynamic_platform: Choice = Choice.ACCEPT
+    cached_keys: Choice = Choice.ACCEPT
+    smt: Choice = Choice.ACCEPT
+    snp: SnpMinimum = SnpMinimum()
+
+
+class PlatformId(_Rules, frozen=True, kw_only=True):
+    """A machine, or with ``fmspc`` a family; every id that is given must be equal.
+
+    Attributes:
+        ppid: Intel PPID, 16 bytes.
+        piid: Intel platform instance id, 16 bytes.
+        fmspc: Intel FMSPC, 6 bytes; names no machine.
+        chip_id: AMD chip id, 64 bytes, or 8 on Turin.
+    """
+
+    ppid: Hex | None = None
+    piid: Hex | None = None
+    fmspc: Hex | None = None
+    chip_id: Hex | None = None
+
+
+class WorkloadRules(_Rules, frozen=True, kw_only=True):
+    """A workload: who may carry it, on what, and which keys it gets.
+
+    Attributes:
+        tenant: whose it is; enters every key.
+        name: once a tenant; enters the keys where the identity is ``named``.
+        identity: what its keys belong to: the name, or the measurements.
+        tee: kind of TEE.
+        trust_domain: ``intel``, ``amd`` or ``simulated:<root key id>``; the vendor of
+            the TEE by default.
+        platform: ``same`` as the provider's, ``any``, or a list of machines.
+        single_verifier: whether one verifier's word is enough; by default only for
+            SEV-SNP, where there is one.
+        binds: where the identity is ``measured``, the measurements that a key belongs
+            to; a default for each TEE.
+        tcb: the state of the platform that is good enough.
+        image: the accepted images; any one of them.
+        key: the purposes.
+    """
+
+    tenant: Name = "default"
+    name: Name
+    identity: IdentityKind
+    tee: Tee
+    trust_domain: (
+        Annotated[
+            str,
+            msgspec.Meta(
+                max_length=106, pattern=r"^(intel|amd|simulated:[0-9a-f]{96})\Z"
+            ),
+        ]
+        | None
+    ) = None
+    platform: (
+        PlatformRule
+        | Annotated[
+            tuple[PlatformId, ...],
+            msgspec.Meta(min_length=1, max_length=MAX_PLATFORMS),
+        ]
+    ) = PlatformRule.SAME
+    single_verifier: Choice | None = None
+    binds: (
+        Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=MAX_TEE_NAMES)]
+        | None
+    ) = None
+    tcb: TcbRules = TcbRules()
+    image: Annotated[tuple[ImageRules, ...], msgspec.Meta(max_length=MAX_IMAGES)] = ()
+    key: Annotated[tuple[KeyRules, ...], msgspec.Meta(max_length=MAX_KEYS)] = ()
+
+
+class Document(_Rules, frozen=True, kw_only=True):
+    """A whole document.
+
+    Attributes:
+        version: of the form; 1.
+        workload: the workloads, in any order.
+    """
+
+    version: Literal[1]
+    workload: Annotated[
+        tuple[WorkloadRules, ...], msgspec.Meta(max_length=MAX_DOCUMENT_WORKLOADS)
+    ] = ()
