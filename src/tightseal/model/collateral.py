@@ -116,6 +116,10 @@ class CollateralGuard(Protocol):
         """
         ...
 
+    def admitted(self, *, trust_domain: str, kind: str, subject: str) -> bool:
+        """Whether collateral on this subject was ever admitted, so that it exists."""
+        ...
+
 
 class CollateralSource(Protocol):
     """Where collateral comes from: a file, a cache, a PCCS. Never the workload."""

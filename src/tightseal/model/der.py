@@ -164,21 +164,23 @@ def _place(data: bytes, start: int, size: int) -> tuple[int, int]:
     if data[start] & _HIGH_TAG == _HIGH_TAG:
         raise DerError(f"tag {data[start]:#04x} of several octets")
     length = data[start + 1]
-    if length >= _LONG_FORM:
-        at, length = _long_length(data, at, length - _LONG_FORM)
-    end = at + length
+    if length < _LONG_FORM:
+        end = at + length
+    else:
+        at, end = _long_length(data, at, length - _LONG_FORM)
     if end > size:
         raise DerError("element leads outside")
     return at, end
 
 
 def _long_length(data: bytes, at: int, count: int) -> tuple[int, int]:
+    """Where the content of an element of 128 octets or more begins and ends."""
     if not 1 <= count <= MAX_LENGTH_OCTETS or at + count > len(data):
         raise DerError("length is indefinite, too long or cut short")
     length = int.from_bytes(data[at : at + count], "big")
     if length < _LONG_FORM or length >> 8 * (count - 1) == 0:
         raise DerError("length is not the shortest")
-    return at + count, length
+    return at + count, at + count + length
 
 
 def single(data: bytes, tag: int) -> bytes:
@@ -187,10 +189,10 @@ def single(data: bytes, tag: int) -> bytes:
     Raises:
         DerError: none, several, another tag, or as ``children``.
     """
-    elements = children(data)
-    if len(elements) != 1 or elements[0][0] != tag:
+    at, end = _place(data, 0, len(data))
+    if end != len(data) or data[0] != tag:
         raise DerError(f"expected exactly one element of tag {tag:#04x}")
-    return elements[0][1]
+    return data[at:end]
 
 
 def integer(content: bytes) -> int:
