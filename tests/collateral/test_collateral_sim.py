@@ -38,10 +38,11 @@ def test_collateral_of_the_simulated_world_arrives(
     intel = World.in_memory(SEED).intel
     url = serve(pccs_app(intel, now=lambda: NOW))
     source = CachedSource(
-        cache=RecordCache(None),
+        cache=RecordCache(
+            None, roots=with_simulated(VENDOR_ROOTS, intel.root_certificate)
+        ),
         pccs=PccsClient([url], asker=make_asker()),
         guard=MemoryGuard(),
-        roots=with_simulated(VENDOR_ROOTS, intel.root_certificate),
     )
     query = {"fmspc": FMSPCS[ca], "ca": ca, "tee": tee, "now": NOW}
     found = source.intel(**query)

@@ -181,17 +181,16 @@ def test_the_guard_refuses_old_parts_in_an_empty_cache(
     )
     before = guard.marks
     source = CachedSource(
-        cache=RecordCache(None), pccs=Shelf(june), guard=guard, roots=VENDOR_ROOTS
+        cache=RecordCache(None, roots=VENDOR_ROOTS), pccs=Shelf(june), guard=guard
     )
     with pytest.raises(CollateralError) as caught:
         ask(source, june)
     assert caught.value.code is Code.COLLATERAL_ROLLBACK
     assert guard.marks == before
     fresh = CachedSource(
-        cache=RecordCache(None),
+        cache=RecordCache(None, roots=VENDOR_ROOTS),
         pccs=Shelf(october),
         guard=MemoryGuard(),
-        roots=VENDOR_ROOTS,
     )
     assert ask(fresh, october) == october.collateral_
 

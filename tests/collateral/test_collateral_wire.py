@@ -18,7 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tightseal.collateral import wire
-from tightseal.collateral.parts import PartKind, PartName, domain_of, make_part, split
+from tightseal.collateral.certificate import parse_certificate, public_key
+from tightseal.collateral.origin import domain_of
+from tightseal.collateral.parts import PartKind, PartName, make_part, split
 from tightseal.errors import Code, CollateralError
 from tightseal.evidence.roots import VENDOR_ROOTS
 
@@ -37,8 +39,8 @@ def test_signature_verifies_over_the_text_cut_out(october: Recorded) -> None:
         f'{{"tcbInfo":{found.tcb_info},"signature":"{found.tcb_info_signature.hex()}"}}'
     )
     signed = read(body)
-    leaf = wire.load_certificate(wire.certificate_chain(found.tcb_info_issuer_chain)[0])
-    key = leaf.public_key()
+    leaf = parse_certificate(wire.certificate_chain(found.tcb_info_issuer_chain)[0])
+    key = public_key(leaf.spki)
     assert isinstance(key, ec.EllipticCurvePublicKey)
     r, s = signed.signature[:32], signed.signature[32:]
     key.verify(

@@ -10,6 +10,7 @@ import pytest
 
 from tightseal.collateral.bundle import FileSource, intel_from_json
 from tightseal.collateral.guard import MemoryGuard
+from tightseal.collateral.guardfile import FileGuard
 from tightseal.errors import Code, CollateralError, EvidenceError, TightsealError
 from tightseal.evidence import qvl
 from tightseal.evidence.agreement import Disagreement
@@ -25,6 +26,7 @@ from tightseal.model.collateral import (
     SnpCertificates,
 )
 from tightseal.model.roots import TrustedRoots
+from tightseal.model.secret import Secret
 from tightseal.model.verifiers import VerifierException, VerifierMode
 from tightseal_sim.amd.defects import good_cases
 from tightseal_sim.amd.world import AmdWorld
@@ -321,6 +323,76 @@ def test_our_own_crl_judges_certificates_that_came_along(
         with pytest.raises(CollateralError) as error:
             verify(case.evidence, now=NOW)
         assert error.value.code is code
+
+
+class Distribution(Issuing):
+    """Gives the CRL of a world, until it is told to answer something else."""
+
+    def __init__(self, amd: AmdWorld) -> None:
+        super().__init__()
+        self.amd = amd
+        self.blocked = False
+
+    def snp_issuers(self, *, product: str, vlek: bool, now: int) -> Issuers:
+        if self.blocked:
+            return super().snp_issuers(product=product, vlek=vlek, now=now)
+        return Issuers(self.amd.crl(product, now=now, vlek=vlek))
+
+
+def embedding(amd: AmdWorld) -> bytes:
+    return next(
+        case.evidence
+        for case in good_cases(NOW, world=amd)
+        if detect(case.evidence) is EvidenceKind.SNP_EXTENDED
+    )
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Issuers(None),
+        CollateralError(Code.COLLATERAL_NOT_FOUND, "none published"),
+        CollateralError(Code.COLLATERAL_UNAVAILABLE, "nobody to ask"),
+    ],
+)
+def test_a_host_cannot_keep_a_crl_away_that_was_seen_before(
+    amd: AmdWorld, answer: Issuers | CollateralError, tmp_path: Path
+) -> None:
+    roots = TrustedRoots(amd=tuple(amd.trusted_roots))
+    evidence = embedding(amd)
+    source = Distribution(amd)
+    source.answer = answer
+    path, key = tmp_path / "guard", Secret(bytes(32))
+    FileGuard.create(path, key=key)
+
+    def without_crl(*, blocked: bool) -> bool:
+        """As judged by a process that has just started."""
+        source.blocked = blocked
+        verify = verifier(source, roots, [], guard=FileGuard.open(path, key=key))
+        claims = verify(evidence, now=NOW)
+        return any("no CRL" in text for text in claims.not_checked)
+
+    assert without_crl(blocked=True)
+    assert not without_crl(blocked=False)
+    with pytest.raises(CollateralError) as refused:
+        without_crl(blocked=True)
+    assert refused.value.code is Code.COLLATERAL_UNAVAILABLE
+    assert not without_crl(blocked=False)
+
+
+def test_a_library_user_can_require_the_crl_from_the_start(amd: AmdWorld) -> None:
+    source = Distribution(amd)
+    verify = EvidenceVerifier(
+        roots=TrustedRoots(amd=tuple(amd.trusted_roots)),
+        source=source,
+        cache=ResultCache(64),
+        require_amd_crl=True,
+    )
+    assert verify(embedding(amd), now=NOW).tee is Tee.SNP
+    source.blocked = True
+    with pytest.raises(CollateralError) as refused:
+        verify(embedding(amd), now=NOW)
+    assert refused.value.code is Code.COLLATERAL_UNAVAILABLE
 
 
 class PanicException(BaseException):

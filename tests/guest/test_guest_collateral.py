@@ -1,15 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The three ways in which a guest gets collateral."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from scripted_provider import NOW, Provider, terms
 
+from tightseal.collateral.cache import RecordCache
+from tightseal.collateral.parts import split
 from tightseal.errors import Code, CollateralError, ProviderError, RequestError
-from tightseal.guest.collateral import StapledSource, offline, online, stapled
+from tightseal.evidence.roots import VENDOR_ROOTS, with_simulated
+from tightseal.guest.collateral import (
+    Judge,
+    StapledSource,
+    judge_with,
+    offline,
+    online,
+    stapled,
+)
 from tightseal.guest.exchange import Exchange
 from tightseal.model.claims import Claims, SnpTcb, Tee
 from tightseal.model.collateral import (
@@ -19,12 +29,14 @@ from tightseal.model.collateral import (
 )
 from tightseal.model.keypath import KeyRequest
 from tightseal.model.ports import Verifier
+from tightseal.model.roots import TrustedRoots
 from tightseal.model.wire import (
     ChallengeRequest,
     IntelCollateralJson,
     SnpCertificatesJson,
     decode_json,
 )
+from tightseal_sim.world import World
 
 INTEL = IntelCollateral(
     pck_crl_issuer_chain="chain",
@@ -81,9 +93,10 @@ def test_a_staple_in_upper_case_hex_is_refused() -> None:
 class Judging:
     """A judge that records the collateral which its verifier was given."""
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Provider, roots: TrustedRoots | None = None) -> None:
         self.provider = provider
         self.seen: list[IntelCollateral] = []
+        self.roots = roots or TrustedRoots()
 
     def __call__(self, source: CollateralSource) -> Verifier:
         def verify(evidence: bytes, *, now: int) -> Claims:
@@ -91,6 +104,22 @@ class Judging:
             return self.provider.evidence(evidence, now=now)
 
         return verify
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A judge that keeps the source which it was given."""
+
+    judge: Judge
+    sources: list[CollateralSource]
+
+    @property
+    def roots(self) -> TrustedRoots:
+        return self.judge.roots
+
+    def __call__(self, source: CollateralSource) -> Verifier:
+        self.sources.append(source)
+        return self.judge(source)
 
 
 def _stapling(provider: Provider) -> Provider:
@@ -138,6 +167,31 @@ def test_nobody_to_ask() -> None:
     assert not found.wants_stapled
     with pytest.raises(CollateralError):
         found.verifier_for(None)(b"evidence", now=NOW)
+
+
+def test_a_cache_takes_in_nothing_of_roots_that_the_judge_does_not_trust(
+    tmp_path: Path,
+) -> None:
+    intel = World.in_memory(b"guest cache".ljust(32, b"\0")).intel
+    fmspc = intel.platform("host").fmspc
+    collateral = intel.collateral(fmspc=fmspc, ca="platform", tee=Tee.SGX, now=NOW)
+    cache = RecordCache(tmp_path)
+    for part in split(collateral):
+        cache.put(part, now=NOW)
+    simulated = with_simulated(VENDOR_ROOTS, intel.root_certificate)
+    for roots, found in ((simulated, collateral), (VENDOR_ROOTS, None)):
+        sources: list[CollateralSource] = []
+        judge = judge_with(roots=roots)
+        assert judge.roots == roots
+        recording = Recording(judge, sources)
+        online(cache=tmp_path, judge=recording)
+        query = {"fmspc": fmspc, "ca": "platform", "tee": Tee.SGX, "now": NOW}
+        if found is not None:
+            assert sources[0].intel(**query) == found
+            continue
+        with pytest.raises(CollateralError) as caught:
+            sources[0].intel(**query)
+        assert caught.value.code is Code.COLLATERAL_UNAVAILABLE
 
 
 @pytest.mark.parametrize("way", ["offline", "online", "stapled"])

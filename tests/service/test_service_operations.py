@@ -25,11 +25,13 @@ from service_world import Serving, composed_provider, real_clock, world_settings
 
 from tightseal.collateral.bundle import bundle_to_json
 from tightseal.collateral.cache import RecordCache
-from tightseal.errors import TightsealError
+from tightseal.collateral.parts import split
+from tightseal.errors import CollateralError, TightsealError
 from tightseal.evidence.roots import VENDOR_ROOTS, with_simulated
 from tightseal.guest.client import Client
 from tightseal.guest.collateral import judge_with, online
 from tightseal.guest.exchange import Exchange, Terms
+from tightseal.model.claims import Tee
 from tightseal.model.keypath import KeyRequest
 from tightseal.model.settings import LegacySettings
 from tightseal.model.wire import CHALLENGE_PATH, KEYS_PATH
@@ -41,6 +43,7 @@ from tightseal.service.settings import (
 )
 from tightseal_sim.intel.td import TdImage
 from tightseal_sim.scene import Scene
+from tightseal_sim.world import World
 
 DAY = 86_400
 

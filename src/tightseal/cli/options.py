@@ -67,11 +67,10 @@ def open_source(
     pccs, kds = pccs or _addresses(PCCS_ENV), kds or _addresses(KDS_ENV)
     asker = Asker() if pccs or kds else None
     return CachedSource(
-        cache=RecordCache(cache or cache_folder()),
+        cache=RecordCache(cache or cache_folder(), roots=roots),
         pccs=PccsClient(pccs, asker=asker) if pccs and asker else None,
         kds=KdsClient(kds, asker=asker) if kds and asker else None,
         guard=guard,
-        roots=roots,
     )
 
 

@@ -4,8 +4,8 @@
 A record's file is ``<hash of its name>.<SHA-256 of its content>.json``, so a damaged
 file shows by its own name. It is written beside, synced and renamed; a crash leaves the
 old record, the new one, or both, and of two the newer counts. The folder belongs to the
-host: whatever stands there is judged by the verifier like any other collateral. Use one
-folder for one trust domain.
+host: a record that no root signed for counts as absent, and whatever is left is judged
+by the verifier like any other collateral. Use one folder for one trust domain.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from typing import Final
 
 from tightseal.collateral import wire
 from tightseal.collateral.bundle import part_from_fields, part_to_fields, read_bounded
-from tightseal.collateral.parts import Part, PartName
+from tightseal.collateral.origin import chain_above, check_origin
+from tightseal.collateral.parts import Part, PartKind, PartName
 from tightseal.errors import Code, CollateralError
 from tightseal.model.log import Log
+from tightseal.model.roots import TrustedRoots
 
 __all__ = ["MAX_RECORDS", "Record", "RecordCache"]
 
@@ -77,18 +79,28 @@ class RecordCache:
 
     Args:
         folder: made where missing; ``None`` for memory alone.
+        roots: the roots that are switched on; a record signed under none of them is
+            not read. Without roots of a vendor, its records are read whoever signed.
         max_records: most records of each vendor.
 
     Raises:
         CollateralError: ``collateral_unreadable``, where the folder cannot be made.
     """
 
-    def __init__(self, folder: Path | None, *, max_records: int = MAX_RECORDS) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        roots: TrustedRoots | None = None,
+        max_records: int = MAX_RECORDS,
+    ) -> None:
         self._folder = folder
+        self._roots = roots or TrustedRoots()
         self._max = max_records
         self._lock = threading.RLock()
         self._records: dict[PartName, Record] = {}
         self._files_read: dict[str, PartName] = {}
+        self._files_refused: set[str] = set()
         self.generation = 0
         if folder is not None:
             try:
@@ -97,6 +109,23 @@ class RecordCache:
                 raise CollateralError(
                     Code.COLLATERAL_UNREADABLE, f"{folder}: {error.strerror}"
                 ) from error
+
+    def origin(self, part: Part) -> str | None:
+        """Refuse a part of no root that is switched on; see ``check_origin``.
+
+        Returns:
+            the trust domain of one of Intel's parts, where it says.
+
+        Raises:
+            CollateralError: ``root_not_trusted``.
+        """
+        return check_origin(part, self._roots, chain=self._chain_above(part))
+
+    def _chain_above(self, part: Part) -> Part | None:
+        if part.name.kind is not PartKind.SNP_SIGNER:
+            return None
+        record = self.get(chain_above(part.name))
+        return None if record is None else record.part
 
     def get(self, name: PartName) -> Record | None:
         """The record from memory, else from disk."""
@@ -167,12 +196,32 @@ class RecordCache:
             # A file is named by its content: what was read once needs no second look.
             if self._files_read.get(path.name) in self._records:
                 continue
-            record = _read(path)
-            if record is not None:
+            record = None if path.name in self._files_refused else _read(path)
+            if record is not None and self._is_known(record.part, path.name):
                 if len(self._files_read) > 8 * self._max:
                     self._files_read.clear()
                 self._files_read[path.name] = record.part.name
                 yield record
+
+    def _is_known(self, part: Part, file: str) -> bool:
+        """Whether a record may be used; a stranger's is logged once and left alone."""
+        unjudged = part.name.kind is PartKind.SNP_SIGNER and self._roots.amd
+        if unjudged and self._chain_above(part) is None:
+            return False  # looked at again when the chain above it is there
+        try:
+            self.origin(part)
+        except CollateralError as error:
+            log.warning(
+                "collateral_record_of_no_root",
+                file=file,
+                record=str(part.name),
+                code=error.code.value,
+            )
+            if len(self._files_refused) > 8 * self._max:
+                self._files_refused.clear()
+            self._files_refused.add(file)
+            return False
+        return True
 
     def _store(self, record: Record) -> None:
         if self._folder is None:

@@ -224,3 +224,7 @@ class MemoryGuard:
         with self._lock:
             check_facts(facts, self._marks, self._floors)
             self._marks = raised(self._marks, facts)
+
+    def admitted(self, *, trust_domain: str, kind: str, subject: str) -> bool:
+        """Whether collateral on this subject was ever admitted."""
+        return MarkKey(trust_domain, kind, subject) in self._marks

@@ -158,6 +158,15 @@ class FileGuard:
                 self._write(marks)
                 self._take_in(marks)
 
+    def admitted(self, *, trust_domain: str, kind: str, subject: str) -> bool:
+        """Whether collateral on this subject was ever admitted, by any process.
+
+        Raises:
+            CollateralError: ``collateral_guard_broken``.
+        """
+        self._refresh()
+        return MarkKey(trust_domain, kind, subject) in self._marks
+
     def _stamp(self) -> tuple[int, int, int]:
         try:
             stat = self._path.stat()

@@ -15,25 +15,24 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import pairwise
 from typing import Any, Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_der_public_key,
-)
 
 from tightseal.collateral import wire
+from tightseal.collateral.certificate import (
+    Certificate,
+    issued_by,
+    parse_certificate,
+    public_key,
+)
 from tightseal.errors import Code, CollateralError
 from tightseal.model.claims import Tee
 from tightseal.model.collateral import CollateralFacts, IntelCollateral
-from tightseal.model.roots import TrustedRoot, TrustedRoots
 
 __all__ = [
     "Part",
@@ -41,11 +40,9 @@ __all__ = [
     "PartName",
     "assemble",
     "check_crl_signature",
-    "domain_of",
     "intel_names",
     "make_part",
     "split",
-    "under_amd_root",
 ]
 
 _PRODUCT: Final = "(?:Milan|Genoa|Turin)"
@@ -182,16 +179,8 @@ def make_part(
     )
 
 
-def _public_key(der: bytes) -> object:
-    """A certificate's key, or ``None`` for one of an unknown kind."""
-    try:
-        return wire.load_certificate(der).public_key()
-    except wire.PARSER_ERRORS:
-        return None
-
-
 def _check_signature(body: bytes, signature: bytes, chain: str, code: Code) -> None:
-    key = _public_key(wire.certificate_chain(chain)[0])
+    key = public_key(parse_certificate(wire.certificate_chain(chain)[0]).spki)
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise CollateralError(code, "the signing certificate has no EC key")
     if len(signature) != wire.SIGNATURE_BYTES:
@@ -277,10 +266,8 @@ def check_crl_signature(
     Catches damage in transport only: neither chain nor role is judged.
     """
     for der in certificates:
-        key = _public_key(der)
-        if isinstance(
-            key, (ec.EllipticCurvePublicKey, rsa.RSAPublicKey)
-        ) and crl.is_signature_valid(key):
+        key = public_key(parse_certificate(der).spki)
+        if key is not None and crl.is_signature_valid(key):
             return
     raise CollateralError(
         Code.CRL_SIGNATURE_INVALID,
@@ -301,37 +288,37 @@ def _crl_number(crl: x509.CertificateRevocationList) -> int:
     return value
 
 
-def _life(certificate: x509.Certificate) -> _Dates:
-    return _Dates(
-        int(certificate.not_valid_before_utc.timestamp()),
-        int(certificate.not_valid_after_utc.timestamp()),
-    )
+def _life(certificate: Certificate) -> _Dates:
+    return _Dates(certificate.not_before, certificate.not_after)
 
 
 def _snp_signer(_name: PartName, body: bytes, _signature: bytes, chain: str) -> _Dates:
-    certificate = wire.load_certificate(body)
-    if chain and not wire.issued_by(body, wire.certificate_chain(chain)[0]):
-        raise CollateralError(
-            Code.CERTIFICATE_CHAIN_INVALID, "the signer is not issued by its chain"
-        )
+    certificate = parse_certificate(body)
+    if chain:
+        above = parse_certificate(wire.certificate_chain(chain)[0])
+        if not issued_by(certificate, above):
+            raise CollateralError(
+                Code.CERTIFICATE_CHAIN_INVALID, "the signer is not issued by its chain"
+            )
     return _life(certificate)
 
 
 def _snp_chain(_name: PartName, body: bytes, _signature: bytes, _chain: str) -> _Dates:
     try:
-        chain = wire.certificate_chain(body.decode("ascii"))
+        ders = wire.certificate_chain(body.decode("ascii"))
     except UnicodeDecodeError as error:
         raise CollateralError(Code.CERTIFICATE_MALFORMED, "not PEM") from error
-    if len(chain) != len(("intermediate", "root")):
+    if len(ders) != len(("intermediate", "root")):
         raise CollateralError(
             Code.CERTIFICATE_CHAIN_INVALID,
-            f"expected intermediate and root, got {len(chain)} certificates",
+            f"expected intermediate and root, got {len(ders)} certificates",
         )
-    if not wire.issued_by(chain[0], chain[1]):
+    chain = [parse_certificate(der) for der in ders]
+    if not issued_by(chain[0], chain[1]):
         raise CollateralError(
             Code.CERTIFICATE_CHAIN_INVALID, "the intermediate is not the root's"
         )
-    lives = [_life(wire.load_certificate(der)) for der in chain]
+    lives = [_life(certificate) for certificate in chain]
     return _Dates(
         max(life.issued_at for life in lives), min(life.expires_at for life in lives)
     )
@@ -346,56 +333,6 @@ _READERS: Final[dict[PartKind, Callable[[PartName, bytes, bytes, str], _Dates]]]
     PartKind.SNP_CHAIN: _snp_chain,
     PartKind.SNP_CRL: _crl,
 }
-
-
-def domain_of(part: Part, roots: TrustedRoots) -> str | None:
-    """The trust domain whose root signed for one of Intel's parts; ``None`` for others.
-
-    By signatures from the part up to the root, so that nobody else can lay claim to a
-    domain. Roles, validity and revocation are not judged: it is good for choosing the
-    marks to compare with and for keeping strangers' parts out, not for believing it.
-    """
-    if part.name.kind is PartKind.ROOT_CRL:
-        crl = wire.load_crl(part.body)
-        return next(
-            (str(root.trust_domain) for root in roots.intel if _signed(crl, root)), None
-        )
-    if not part.chain:
-        return None
-    chain = wire.certificate_chain(part.chain)
-    if not all(wire.issued_by(child, issuer) for child, issuer in pairwise(chain)):
-        return None
-    spki = _spki(chain[-1])
-    return next(
-        (str(root.trust_domain) for root in roots.intel if root.spki == spki), None
-    )
-
-
-def under_amd_root(chain: Part, roots: TrustedRoots) -> bool:
-    """Whether an SNP chain, whose link was checked, ends in its product's root key."""
-    product = chain.name.subject.partition(":")[2]
-    spki = _spki(wire.certificate_chain(chain.body.decode("ascii"))[-1])
-    return any(root.spki == spki for root in roots.amd if root.product == product)
-
-
-def _spki(certificate: bytes) -> bytes | None:
-    """The SubjectPublicKeyInfo of a certificate; ``None`` for a key of unknown kind."""
-    try:
-        return (
-            wire.load_certificate(certificate)
-            .public_key()
-            .public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        )
-    except wire.PARSER_ERRORS:
-        return None
-
-
-def _signed(crl: x509.CertificateRevocationList, root: TrustedRoot) -> bool:
-    try:
-        key = load_der_public_key(root.spki)
-    except wire.PARSER_ERRORS:
-        return False
-    return isinstance(key, ec.EllipticCurvePublicKey) and crl.is_signature_valid(key)
 
 
 _MALFORMED: Final = {

@@ -21,17 +21,14 @@ from tightseal.collateral.parts import (
     PartName,
     assemble,
     check_crl_signature,
-    domain_of,
     intel_names,
-    under_amd_root,
 )
 from tightseal.collateral.pccs import PartFetcher
-from tightseal.collateral.wire import certificate_chain, issued_by, load_crl
+from tightseal.collateral.wire import certificate_chain, load_crl
 from tightseal.errors import Code, CollateralError
 from tightseal.model.claims import SnpTcb, Tee
 from tightseal.model.collateral import IntelCollateral, SnpCertificates
 from tightseal.model.log import Log
-from tightseal.model.roots import TrustedRoots
 
 __all__ = ["MAX_ASSEMBLED", "CachedSource", "SnpIssuers", "SourceLimits"]
 
@@ -92,12 +89,12 @@ class CachedSource:
     judges.
 
     Args:
-        cache: the records.
+        cache: the records, and the roots that are switched on: what is signed under
+            none of them is not taken in, and those of Intel name the marks and floors
+            that ``guard`` compares with.
         pccs, kds: where parts come from; ``None`` where nobody may be asked.
         guard: refuses older parts as they arrive, so that the next place is asked. It
             remembers nothing here, since nothing is verified yet.
-        roots: the roots that are switched on: whose marks and floors ``guard``
-            compares with.
         limits: bounds.
         monotonic: a monotonic clock, for the bounds.
     """
@@ -109,7 +106,6 @@ class CachedSource:
         pccs: PartFetcher | None = None,
         kds: PartFetcher | None = None,
         guard: FloorCheck | None = None,
-        roots: TrustedRoots | None = None,
         limits: SourceLimits | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -117,7 +113,6 @@ class CachedSource:
         self._pccs = pccs
         self._kds = kds
         self._guard = guard
-        self._roots = roots or TrustedRoots()
         self._limits = limits or SourceLimits()
         self._budget = Budget(
             burst=self._limits.burst,
@@ -343,18 +338,12 @@ class CachedSource:
         return record
 
     def _accept(self, part: Part) -> None:
-        """Refuse a stranger's part, and what goes back behind a mark or a record.
-
-        A record keeps older parts out, by dates that only a signature makes true: one
-        forged part with a date or number of its own would lock the genuine ones out,
-        long after whoever served it is gone.
-        """
+        """Refuse a stranger's part, and what goes back behind a mark or a record."""
         if part.name.kind is PartKind.ROOT_CRL:
             self._check_root_crl(part)
-        if part.name.kind.intel:
-            self._check_intel_origin(part)
-        else:
-            self._check_amd_origin(part)
+        domain = self.cache.origin(part)
+        if self._guard is not None and domain is not None:
+            self._guard.check((part.facts(domain),))
         old = self.cache.get(part.name)
         if old is not None and part.older_than(old.part):
             raise CollateralError(
@@ -362,34 +351,6 @@ class CachedSource:
                 f"{part.name}: got issue {part.issued_at} number {part.number}, "
                 f"cached issue {old.part.issued_at} number {old.part.number}",
             )
-
-    def _check_intel_origin(self, part: Part) -> None:
-        """Refuse a part of no root, where it says who signed; then ask the guard."""
-        if not self._roots.intel:
-            return
-        domain = domain_of(part, self._roots)
-        if domain is None and (part.chain or part.name.kind is PartKind.ROOT_CRL):
-            raise _strange(part)
-        if self._guard is not None and domain is not None:
-            self._guard.check((part.facts(domain),))
-
-    def _check_amd_origin(self, part: Part) -> None:
-        """Refuse a chain of no root, and a signer that the chain at hand did not make.
-
-        A signer is kept for the years of its life, and nothing would replace it.
-        """
-        kind, subject = part.name.kind, part.name.subject
-        if kind is PartKind.SNP_CHAIN:
-            if self._roots.amd and not under_amd_root(part, self._roots):
-                raise _strange(part)
-        elif kind is PartKind.SNP_SIGNER:
-            above = ":".join(subject.split(":")[:2])
-            record = self.cache.get(PartName(PartKind.SNP_CHAIN, above))
-            if record is None:
-                return
-            chain = certificate_chain(record.part.body.decode("ascii"))
-            if not issued_by(part.body, chain[0]):
-                raise _strange(part)
 
     def _check_root_crl(self, part: Part) -> None:
         """The root CRL comes without a chain; documents fetched before end in it."""
@@ -402,10 +363,3 @@ class CachedSource:
         )
         if roots:
             check_crl_signature(load_crl(part.body), roots)
-
-
-def _strange(part: Part) -> CollateralError:
-    return CollateralError(
-        Code.ROOT_NOT_TRUSTED,
-        f"{part.name}: not signed under a root that is switched on",
-    )

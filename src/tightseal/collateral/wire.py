@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 
+from tightseal.collateral.certificate import parse_certificate
 from tightseal.errors import Code, CollateralError
 
 __all__ = [
@@ -30,9 +31,7 @@ __all__ = [
     "certificate_der",
     "crl_der",
     "hex_bytes",
-    "issued_by",
     "json_object",
-    "load_certificate",
     "load_crl",
     "parse_time",
     "signed_text",
@@ -220,18 +219,6 @@ def hex_bytes(text: object, *, what: str, code: Code) -> bytes:
         raise CollateralError(code, f"{what}: not hex: {error}") from error
 
 
-def load_certificate(der: bytes) -> x509.Certificate:
-    """Parse one DER certificate.
-
-    Raises:
-        CollateralError: ``certificate_malformed``.
-    """
-    try:
-        return x509.load_der_x509_certificate(der)
-    except PARSER_ERRORS as error:
-        raise CollateralError(Code.CERTIFICATE_MALFORMED, str(error)) from error
-
-
 def certificate_der(data: bytes) -> bytes:
     """DER of one certificate given as DER or as one PEM block.
 
@@ -239,7 +226,7 @@ def certificate_der(data: bytes) -> bytes:
         CollateralError: ``certificate_malformed``.
     """
     if data[:1] == bytes([_DER_SEQUENCE]):
-        load_certificate(data)
+        parse_certificate(data)
         return data
     try:
         text = data.decode("ascii")
@@ -283,7 +270,7 @@ def _pem_body(block: str) -> bytes:
         der = binascii.a2b_base64("".join(base64.split()), strict_mode=True)
     except ValueError as error:
         raise CollateralError(Code.CERTIFICATE_MALFORMED, f"PEM: {error}") from error
-    load_certificate(der)
+    parse_certificate(der)
     return der
 
 
@@ -325,15 +312,3 @@ def crl_der(body: bytes) -> bytes:
         ) from error
     load_crl(der)
     return der
-
-
-def issued_by(child: bytes, issuer: bytes) -> bool:
-    """Whether ``issuer`` (DER) names and signed ``child`` (DER).
-
-    Catches damage in transport only: neither validity, role nor root is judged.
-    """
-    try:
-        load_certificate(child).verify_directly_issued_by(load_certificate(issuer))
-    except (*PARSER_ERRORS, InvalidSignature):
-        return False
-    return True

@@ -130,7 +130,8 @@ DIFFERENCES: Final[tuple[Difference, ...]] = (
     ),
     _native(
         "certificate_form",
-        "Certificates outside Intel's profile: text around the PEM blocks, more than "
+        "Certificates outside Intel's profile: text around the PEM blocks, base64 that "
+        "is not canonical or not in lines of 64 with line ends of one kind, more than "
         "three in a chain, key identifiers that do not match, unknown critical "
         "extensions. dcap-qvl searches a path among what it is given.",
         Code.CERTIFICATE_MALFORMED,

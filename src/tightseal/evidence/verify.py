@@ -104,10 +104,12 @@ class EvidenceVerifier:
         mode: which verifiers judge Intel evidence. SEV-SNP has one only, and is refused
             where dcap-qvl alone may judge.
         exceptions: the rules on which dcap-qvl may be overruled, by name.
-        guard: refuses collateral older than seen before. dcap-qvl alone has none.
+        guard: refuses collateral older than seen before, and SEV-SNP evidence without
+            AMD's CRL once one was seen. dcap-qvl alone has none.
         on_disagreement: told of answers that differ, for a metric and a log line; must
             not raise.
         use_embedded: try the certificates that SNP evidence carries before ``source``.
+        require_amd_crl: refuse SEV-SNP evidence without AMD's CRL from the start.
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class EvidenceVerifier:
         guard: CollateralGuard | None = None,
         on_disagreement: Callable[[Disagreement], None] = _unheard,
         use_embedded: bool = True,
+        require_amd_crl: bool = False,
     ) -> None:
         self._roots = roots
         self._source = source
@@ -130,6 +133,7 @@ class EvidenceVerifier:
         self._guard = guard
         self._on_disagreement = on_disagreement
         self._use_embedded = use_embedded
+        self._require_amd_crl = require_amd_crl
 
     def __call__(self, evidence: bytes, *, now: int) -> Claims:
         """Verify binary evidence as of ``now`` (Unix seconds).
@@ -249,7 +253,10 @@ class EvidenceVerifier:
         if embedded is None:
             return self._judge_report(evidence, self._fetch(evidence, now=now), now=now)
         try:
-            claims = self._judge_report(evidence, embedded, now=now)
+            # Without memory: what the chain is must be known to ask for its CRL.
+            claims = verify_report(
+                evidence, embedded, now=now, roots=self._roots.amd, cache=self._cache
+            )
         except EvidenceError as refusal:
             # Hosts keep stale tables: the certificates may be at fault, not the report.
             try:
@@ -258,8 +265,6 @@ class EvidenceVerifier:
                 raise refusal from None
             return self._judge_report(evidence, fetched, now=now)
         crl = self._crl(evidence, claims, now=now)
-        if crl is None:
-            return claims
         return self._judge_report(evidence, replace(embedded, crl=crl), now=now)
 
     def _judge_report(
@@ -272,12 +277,14 @@ class EvidenceVerifier:
             roots=self._roots.amd,
             cache=self._cache,
             guard=self._guard,
+            require_crl=self._require_amd_crl,
         )
 
     def _crl(self, evidence: bytes, claims: Claims, *, now: int) -> bytes | None:
         """AMD's CRL from our own source, for certificates that the workload brought.
 
-        ``None`` where the source has none to give; the claims then say so.
+        ``None`` where the source has none to give; the claims then say so, unless
+        there was one before.
         """
         source = self._source
         if not isinstance(source, SnpIssuerSource):

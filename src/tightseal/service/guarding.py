@@ -67,6 +67,16 @@ class WatchedGuard:
         self._guard.admit(facts, now=now)
         self._take_in()
 
+    def admitted(self, *, trust_domain: str, kind: str, subject: str) -> bool:
+        """As the guard inside.
+
+        Raises:
+            CollateralError: ``collateral_guard_broken``.
+        """
+        return self._guard.admitted(
+            trust_domain=trust_domain, kind=kind, subject=subject
+        )
+
     def look(self) -> None:
         """Take in what other workers admitted; cheap where they admitted nothing.
 

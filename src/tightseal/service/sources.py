@@ -43,31 +43,31 @@ def open_source(
 
     Raises:
         SettingsError: ``settings_invalid``, for an address.
-        CollateralError: the bundle or the cache folder cannot be used.
+        CollateralError: the bundle or the cache folder cannot be used; with
+            ``root_not_trusted`` a bundle with a part of no root that is switched on.
     """
     settings = host.collateral
     if settings.bundle:
-        return _offline(Path(settings.bundle))
+        return _offline(Path(settings.bundle), roots=roots)
     asker = Asker(
         FetchLimits(total_seconds=settings.fetch_seconds),
         ca_file=Path(settings.ca_file) if settings.ca_file else None,
     )
     return CachedSource(
-        cache=RecordCache(host.collateral_dir),
+        cache=RecordCache(host.collateral_dir, roots=roots),
         pccs=PccsClient(settings.pccs, asker=asker) if settings.pccs else None,
         kds=KdsClient(settings.kds, asker=asker) if settings.kds else None,
         guard=guard,
-        roots=roots,
     )
 
 
-def _offline(path: Path) -> CollateralSource:
+def _offline(path: Path, *, roots: TrustedRoots) -> CollateralSource:
     if path.is_dir():
         return FileSource(path)
     text = read_bounded(path, MAX_BUNDLE_BYTES)
     if not is_bundle(json_object(text, code=Code.COLLATERAL_UNREADABLE)):
         return FileSource(path)
-    source = CachedSource(cache=RecordCache(None))
+    source = CachedSource(cache=RecordCache(None, roots=roots))
     for part in bundle_from_json(text):
         source.add(part, now=int(time.time()))
     return source

@@ -35,3 +35,7 @@ class RecordingGuard:
     def admit(self, facts: tuple[CollateralFacts, ...], *, now: int) -> None:
         assert now
         self.asked.append(facts)
+
+    def admitted(self, *, trust_domain: str, kind: str, subject: str) -> bool:
+        known = {(f.trust_domain, f.kind, f.subject) for fs in self.asked for f in fs}
+        return (trust_domain, kind, subject) in known

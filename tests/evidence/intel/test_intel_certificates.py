@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Strict PEM and DER, certificate roles, CRLs, and signatures of raw r and s."""
+"""Strict PEM, certificate roles, CRLs, and signatures of raw r and s."""
 
 import base64
 from collections.abc import Callable
@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tightseal.errors import Code, CollateralError, EvidenceError, TightsealError
-from tightseal.evidence.intel import der
 from tightseal.evidence.intel.certs import (
     Certificate,
     Role,
@@ -29,6 +28,8 @@ from tightseal.evidence.intel.certs import (
 from tightseal.evidence.intel.crl import check_crl_time, verify_crl
 from tightseal.evidence.intel.pck import parse_pck_extension
 from tightseal.evidence.intel.signatures import P256_ORDER, public_key, verifies_raw
+from tightseal.evidence.intel.signed import ECDSA_WITH_SHA256
+from tightseal.model import der
 from tightseal_sim.world import World
 
 WORLD = World.in_memory(b"certs".ljust(32, b"\0"))
@@ -182,7 +183,7 @@ def test_a_malformed_certificate_is_refused(defect: str) -> None:
 
 
 def test_the_unsigned_algorithm_of_a_certificate_is_fixed() -> None:
-    at = LEAF.der.rindex(der.ECDSA_WITH_SHA256)
+    at = LEAF.der.rindex(ECDSA_WITH_SHA256)
     assert at > len(LEAF.der) // 2
     for other in (b"\3", b"\4"):
         changed = LEAF.der[: at + 11] + other + LEAF.der[at + 12 :]
@@ -444,45 +445,6 @@ def test_a_field_given_twice_or_not_at_all_is_refused() -> None:
             with pytest.raises(EvidenceError) as e:
                 parse_pck_extension(tlv(der.SEQUENCE, *bad), fault=EvidenceError)
             assert code(e) is Code.PCK_EXTENSION_INVALID
-
-
-# DER
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"\x30",
-        b"\x30\x01",
-        b"\x30\x80\0\0",
-        b"\x30\x81\x01\0",
-        b"\x30\x82\0\x81" + bytes(0x81),
-        b"\x30\x84\0\0\0\1\0",
-        b"\x30\x81",
-    ],
-)
-def test_lengths_that_are_not_the_shortest_are_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match="DER"):
-        der.children(data)
-
-
-def test_integers_and_booleans_are_minimal() -> None:
-    assert der.unsigned(b"\0\x80", 255) == 128
-    for bad in (b"", b"\0\1", b"\x80", b"\1\0"):
-        with pytest.raises(ValueError, match="DER"):
-            der.unsigned(bad, 255)
-    assert der.boolean(b"\xff") is True
-    for bad in (b"", b"\1", b"\xff\xff"):
-        with pytest.raises(ValueError, match="DER"):
-            der.boolean(bad)
-
-
-@given(st.binary(max_size=200))
-def test_random_der_raises_value_errors_only(data: bytes) -> None:
-    try:
-        assert b"".join(der.whole_children(data)) == data
-    except ValueError:
-        return
 
 
 # signatures

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tightseal.collateral.guard import MemoryGuard
 from tightseal.errors import Code, CollateralError, EvidenceError, TightsealError
 from tightseal.evidence.cache import ResultCache
 from tightseal.evidence.roots import VENDOR_ROOTS
 from tightseal.evidence.snp.query import embedded_certificates
 from tightseal.evidence.snp.verifier import CHECKS, verify_report
-from tightseal.model.claims import Check, Outcome
+from tightseal.model.claims import Check, Claims, Outcome
 from tightseal.model.collateral import CollateralFacts, SnpCertificates
 from tightseal_sim.amd import AmdWorld, GuestImage
 from tightseal_sim.amd.bench import REPORT_DATA, Bench
@@ -66,7 +67,8 @@ def test_names_are_distinct_and_codes_are_covered(cases: list[SnpCase]) -> None:
     assert len(set(names)) == len(names)
     assert None not in {case.expected for case in cases}
     snp = {code for code in Code if code.startswith(("snp_", "hcl_", "certificate_"))}
-    unreachable = {Code.CERTIFICATE_CHAIN_TOO_LONG}
+    # The one is Intel's, the other the policy's.
+    unreachable = {Code.CERTIFICATE_CHAIN_TOO_LONG, Code.SNP_MIGRATABLE}
     assert snp - unreachable <= {case.expected for case in cases}
 
 
@@ -225,6 +227,10 @@ class OldestRefused:
                 raise CollateralError(Code.COLLATERAL_ROLLBACK, "older")
             self.newest = fact.issued_at
 
+    def admitted(self, *, trust_domain: str, kind: str, subject: str) -> bool:
+        assert trust_domain.startswith("simulated:")
+        return self.newest > 0 and (kind, subject) == ("root_crl", "crl:vcek:Milan")
+
 
 def test_the_guard_sees_every_crl(world: AmdWorld, now: int) -> None:
     bench = Bench(world, "Milan", now)
@@ -235,6 +241,41 @@ def test_the_guard_sees_every_crl(world: AmdWorld, now: int) -> None:
     with pytest.raises(CollateralError) as refused:
         verify_report(bench.report, older, now=now, roots=bench.roots, guard=guard)
     assert refused.value.code is Code.COLLATERAL_ROLLBACK
+
+
+def test_a_crl_that_was_there_once_cannot_be_left_out_again(
+    world: AmdWorld, now: int
+) -> None:
+    bench = Bench(world, "Milan", now)
+    other = Bench(world, "Genoa", now)
+    guard = MemoryGuard()
+    without = replace(bench.certificates, crl=None)
+
+    def claims(subject: Bench, certificates: SnpCertificates) -> Claims:
+        return verify_report(
+            subject.report, certificates, now=now, roots=subject.roots, guard=guard
+        )
+
+    assert any("no CRL" in text for text in claims(bench, without).not_checked)
+    claims(bench, replace(without, crl=world.crl("Milan", now=now)))
+    with pytest.raises(CollateralError) as refused:
+        claims(bench, without)
+    assert refused.value.code is Code.COLLATERAL_UNAVAILABLE
+    last = refused.value.checks[-1]
+    assert isinstance(last, Check)
+    assert (last.name, last.outcome) == ("crl", Outcome.FAILED)
+    # What is known of one product says nothing of another.
+    claims(other, replace(other.certificates, crl=None))
+
+
+def test_a_crl_can_be_required_from_the_start(world: AmdWorld, now: int) -> None:
+    bench = Bench(world, "Milan", now)
+    certificates = replace(bench.certificates, crl=None)
+    with pytest.raises(CollateralError) as refused:
+        verify_report(
+            bench.report, certificates, now=now, roots=bench.roots, require_crl=True
+        )
+    assert refused.value.code is Code.COLLATERAL_UNAVAILABLE
 
 
 def test_amd_sized_keys_verify(now: int) -> None:

@@ -3,7 +3,6 @@
 
 import hashlib
 import struct
-from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
@@ -11,10 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tightseal.errors import CollateralError, EvidenceError
-from tightseal.evidence.snp import der
 from tightseal.evidence.snp.certificate import parse_certificate, parse_crl, signed_by
 from tightseal.evidence.snp.certs import parse_endorsement
-from tightseal.evidence.snp.der import DerError, Reader
 from tightseal.evidence.snp.extended import parse_table
 from tightseal.evidence.snp.form import split_evidence
 from tightseal.evidence.snp.hcl import parse_hcl
@@ -31,7 +28,6 @@ from tightseal_sim.amd import AmdWorld
 from tightseal_sim.amd import table as sim_table
 from tightseal_sim.amd.bench import Bench
 from tightseal_sim.amd.generations import encode_tcb
-from tightseal_sim.intel import der as writer
 
 LEVEL = st.integers(0, 255)
 
@@ -224,58 +220,6 @@ def test_azure_blobs_are_read_back(claims: bytes) -> None:
     assert blob.binds(digest + bytes(32))
     assert not blob.binds(digest + bytes(31) + b"\x01")
     assert not blob.binds(bytes(64))
-
-
-@given(st.integers(0, 1 << 70))
-def test_integers_are_read_back_and_minimal(value: int) -> None:
-    encoded = writer.integer(value)
-    content = Reader(encoded).next(der.INTEGER).content
-    assert der.read_integer(content) == value
-    with pytest.raises(DerError):
-        der.read_integer(b"\x00" + content if content[0] < 0x80 else b"\xff" + content)
-
-
-@given(st.lists(st.integers(0, 1 << 20), min_size=1, max_size=6))
-def test_object_identifiers_are_read_back(arcs: list[int]) -> None:
-    dotted = ".".join(map(str, (1, 3, *arcs)))
-    content = Reader(writer.oid(dotted)).next(der.OID).content
-    if len(content) <= 32:
-        assert der.read_oid(content) == dotted
-
-
-@given(st.integers(0, 2493072000))
-def test_times_are_read_back(moment: int) -> None:
-    text = datetime.fromtimestamp(moment, UTC).strftime("%Y%m%d%H%M%SZ").encode()
-    generalized = bytes([der.GENERALIZED_TIME, len(text)]) + text
-    assert der.read_time(Reader(generalized)) == moment
-    assert der.read_time(Reader(writer.utc_time(moment))) == moment
-
-
-@pytest.mark.parametrize(
-    "text",
-    [b"250229000000Z", b"251301000000Z", b"2501010000Z", b"250101000000+0000", b""],
-)
-def test_times_of_another_form_are_refused(text: bytes) -> None:
-    with pytest.raises(DerError):
-        der.read_time(Reader(bytes([der.UTC_TIME, len(text)]) + text))
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"\x30",
-        b"\x30\x80\x00\x00",
-        b"\x30\x81\x01\x00",
-        b"\x30\x82\x00\x80" + bytes(128),
-        b"\x30\x85\x00\x00\x00\x00\x01\x00",
-        b"\x30\x02\x00",
-        b"\x31\x00",
-    ],
-)
-def test_lengths_and_tags_are_strict(data: bytes) -> None:
-    with pytest.raises(DerError):
-        Reader(data).next(der.SEQUENCE)
 
 
 def test_the_table_header_is_little_endian() -> None:

@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtensionOID
 
 from tightseal.errors import Code, TightsealError
-from tightseal.evidence.intel import der
 from tightseal.evidence.intel.pck import SGX_EXTENSION_OID
 from tightseal.evidence.intel.signatures import verifies
+from tightseal.evidence.intel.signed import common_name, signed_content
 
 __all__ = [
     "MAX_CHAIN_BYTES",
@@ -201,7 +201,7 @@ _SIGNED_FIELDS: Final = 8
 
 
 def _certificate(data: bytes, parsed: x509.Certificate) -> Certificate:
-    signed, fields = der.signed_content(data)
+    signed, fields = signed_content(data)
     if len(fields) != _SIGNED_FIELDS:
         _fail(f"got {len(fields)} signed fields, expected {_SIGNED_FIELDS}")
     issuer, subject, spki = fields[3], fields[5], fields[6]
@@ -235,7 +235,7 @@ def _certificate(data: bytes, parsed: x509.Certificate) -> Certificate:
         der=data,
         subject=subject,
         issuer=issuer,
-        common_name=der.common_name(subject),
+        common_name=common_name(subject),
         serial=parsed.serial_number,
         not_before=int(parsed.not_valid_before_utc.timestamp()),
         not_after=int(parsed.not_valid_after_utc.timestamp()),

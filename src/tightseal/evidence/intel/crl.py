@@ -14,9 +14,9 @@ from typing import Final, NoReturn
 from cryptography import x509
 
 from tightseal.errors import Code, CollateralError, TightsealError
-from tightseal.evidence.intel import der
 from tightseal.evidence.intel.certs import X509_ERRORS, Certificate
 from tightseal.evidence.intel.signatures import verifies
+from tightseal.evidence.intel.signed import signed_content
 
 __all__ = [
     "MAX_CRL_BYTES",
@@ -63,7 +63,7 @@ def verify_crl(data: bytes, issuer: Certificate) -> Crl:
         detail = f"CRL: {len(data)} bytes, at most {MAX_CRL_BYTES}"
         raise CollateralError(Code.COLLATERAL_TOO_LARGE, detail)
     try:
-        signed, fields = der.signed_content(data)
+        signed, fields = signed_content(data)
         parsed = x509.load_der_x509_crl(data)
         number, key_id = _extensions(parsed)
         next_update = parsed.next_update_utc

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from tightseal.errors import Code, TightsealError
-from tightseal.evidence.intel import der
+from tightseal.model import der
 
 __all__ = ["SGX_EXTENSION_OID", "PckExtension", "parse_pck_extension"]
 

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from tightseal.errors import Code, CollateralError, EvidenceError
-from tightseal.evidence.snp import der
-from tightseal.evidence.snp.der import DerError, Reader
+from tightseal.model import der
+from tightseal.model.der import DerError, Reader
 
 __all__ = [
     "MAX_CERTIFICATE_BYTES",
@@ -195,7 +195,12 @@ def _signed(data: bytes) -> tuple[bytes, Reader, bytes, bytes]:
     algorithm = sequence.next(der.SEQUENCE)
     bits = sequence.next(der.BIT_STRING).content
     sequence.end()
-    if der.read_oid(Reader(algorithm.content).next(der.OID).content) != _RSASSA_PSS:
+    if (
+        der.object_identifier(
+            Reader(algorithm.content).next(der.OBJECT_IDENTIFIER).content
+        )
+        != _RSASSA_PSS
+    ):
         raise DerError("signature algorithm is not RSASSA-PSS")
     if not bits or bits[0]:
         raise DerError("signature is not whole octets")
@@ -205,15 +210,15 @@ def _signed(data: bytes) -> tuple[bytes, Reader, bytes, bytes]:
 def _certificate(data: bytes) -> Certificate:
     signed_bytes, tbs, algorithm, signature = _signed(data)
     version = tbs.inner(der.CONTEXT_0)
-    if der.read_integer(version.next(der.INTEGER).content) != _V3:
+    if der.integer(version.next(der.INTEGER).content) != _V3:
         raise DerError("not version 3")
     version.end()
-    serial = der.read_integer(tbs.next(der.INTEGER).content)
+    serial = der.integer(tbs.next(der.INTEGER).content)
     if tbs.next(der.SEQUENCE).encoded != algorithm:
         raise DerError("two different signature algorithms")
     issuer = tbs.next(der.SEQUENCE)
     window = tbs.inner(der.SEQUENCE)
-    not_before, not_after = der.read_time(window), der.read_time(window)
+    not_before, not_after = der.time_of(window), der.time_of(window)
     window.end()
     subject = tbs.next(der.SEQUENCE)
     spki = tbs.next(der.SEQUENCE)
@@ -239,19 +244,19 @@ def _certificate(data: bytes) -> Certificate:
 
 def _crl(data: bytes) -> Crl:
     signed_bytes, tbs, algorithm, signature = _signed(data)
-    if der.read_integer(tbs.next(der.INTEGER).content) != _CRL_V2:
+    if der.integer(tbs.next(der.INTEGER).content) != _CRL_V2:
         raise DerError("not version 2")
     if tbs.next(der.SEQUENCE).encoded != algorithm:
         raise DerError("two different signature algorithms")
     issuer = tbs.next(der.SEQUENCE)
-    this_update, next_update = der.read_time(tbs), der.read_time(tbs)
+    this_update, next_update = der.time_of(tbs), der.time_of(tbs)
     revoked: set[int] = set()
     if tbs.peek() == der.SEQUENCE:
         entries = tbs.inner(der.SEQUENCE)
         while entries.more:
             entry = entries.inner(der.SEQUENCE)
-            revoked.add(der.read_integer(entry.next(der.INTEGER).content))
-            der.read_time(entry)
+            revoked.add(der.integer(entry.next(der.INTEGER).content))
+            der.time_of(entry)
             if entry.more:
                 _extensions(entry.inner(der.SEQUENCE), frozenset())
             entry.end()
@@ -279,7 +284,7 @@ def _crl_number(extensions: Mapping[str, Extension]) -> int:
     if found is None:
         return 0
     reader = Reader(found.value)
-    number = der.read_integer(reader.next(der.INTEGER).content)
+    number = der.integer(reader.next(der.INTEGER).content)
     reader.end()
     if number < 0:
         raise DerError("negative CRL number")
@@ -290,10 +295,10 @@ def _extensions(reader: Reader, understood: frozenset[str]) -> dict[str, Extensi
     found: dict[str, Extension] = {}
     while reader.more:
         extension = reader.inner(der.SEQUENCE)
-        oid = der.read_oid(extension.next(der.OID).content)
+        oid = der.object_identifier(extension.next(der.OBJECT_IDENTIFIER).content)
         critical = False
         if extension.peek() == der.BOOLEAN:
-            critical = extension.next(der.BOOLEAN).content == b"\xff"
+            critical = der.boolean(extension.next(der.BOOLEAN).content)
             if not critical:
                 raise DerError(f"extension {oid}: criticality is not DER")
         value = extension.next(der.OCTET_STRING).content
@@ -316,7 +321,7 @@ def _common_name(content: bytes) -> str:
         part = reader.inner(der.SET)
         pair = part.inner(der.SEQUENCE)
         part.end()
-        oid = der.read_oid(pair.next(der.OID).content)
+        oid = der.object_identifier(pair.next(der.OBJECT_IDENTIFIER).content)
         tag = pair.peek()
         if oid != _COMMON_NAME:
             continue
@@ -339,7 +344,7 @@ def _is_ca(value: bytes) -> bool:
     outer.end()
     if constraints.peek() != der.BOOLEAN:
         return False
-    return constraints.next(der.BOOLEAN).content == b"\xff"
+    return der.boolean(constraints.next(der.BOOLEAN).content)
 
 
 def _may_sign(value: bytes) -> bool:

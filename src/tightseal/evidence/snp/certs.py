@@ -14,12 +14,12 @@ from types import MappingProxyType
 from typing import Final
 
 from tightseal.errors import Code, EvidenceError
-from tightseal.evidence.snp import der
 from tightseal.evidence.snp.certificate import Certificate, parse_certificate
-from tightseal.evidence.snp.der import DerError, Reader
 from tightseal.evidence.snp.products import Product, chip_id_bytes, product_of_name
 from tightseal.evidence.snp.report import SigningKey
+from tightseal.model import der
 from tightseal.model.claims import SnpTcb
+from tightseal.model.der import DerError, Reader
 
 __all__ = ["Endorsement", "parse_endorsement"]
 
@@ -149,7 +149,7 @@ def _hardware_id(extensions: Mapping[str, bytes], product: Product) -> bytes:
 
 def _spl(extensions: Mapping[str, bytes], oid: str) -> int:
     reader = Reader(_required(extensions, oid))
-    value = der.read_integer(reader.next(der.INTEGER).content)
+    value = der.integer(reader.next(der.INTEGER).content)
     reader.end()
     if not 0 <= value <= _MAX_SPL:
         raise DerError(f"extension {oid}: {value}, expected 0 to {_MAX_SPL}")

@@ -35,7 +35,7 @@ from tightseal.model.collateral import (
 )
 from tightseal.model.roots import TrustedRoot
 
-__all__ = ["VerifiedChain", "check_crl", "verify_chain"]
+__all__ = ["VerifiedChain", "check_crl", "crl_due", "verify_chain"]
 
 _ROLE_INTERMEDIATE: Final = "snp_intermediate"
 _ROLE_SIGNER: Final = "snp_signer"
@@ -112,8 +112,24 @@ def verify_chain(
     return VerifiedChain(root, product, intermediate, endorsement, key)
 
 
+def crl_due(
+    chain: VerifiedChain, *, guard: CollateralGuard | None, required: bool
+) -> bool:
+    """Whether evidence under this chain may not be judged without AMD's CRL.
+
+    Once a CRL of the chain's product and kind of signer was admitted, it exists, and
+    going without it again is going back: whoever keeps it away hides a revocation.
+    """
+    if required or guard is None:
+        return required
+    facts = _facts(chain, 0, 0)
+    return guard.admitted(
+        trust_domain=facts.trust_domain, kind=facts.kind, subject=facts.subject
+    )
+
+
 def check_crl(
-    data: bytes,
+    data: bytes | None,
     chain: VerifiedChain,
     *,
     now: int,
@@ -126,11 +142,15 @@ def check_crl(
     in a list says which of them it is, so the right one must be fetched.
 
     Raises:
-        CollateralError: ``crl_malformed``, ``crl_issuer_mismatch``,
+        CollateralError: ``collateral_unavailable`` without a CRL, ``crl_malformed``,
+            ``crl_issuer_mismatch``,
             ``crl_signature_invalid``, ``crl_not_yet_valid``, ``crl_expired``, or
             ``collateral_rollback`` from the guard.
         EvidenceError: ``certificate_revoked``.
     """
+    if data is None:
+        detail = f"AMD CRL {_facts(chain, 0, 0).subject}: required, and none was given"
+        raise CollateralError(Code.COLLATERAL_UNAVAILABLE, detail)
     crl = parse_crl(data)
     if crl.issuer != chain.intermediate.issuer:
         detail = f"AMD CRL: issuer is not {chain.root.name}"

@@ -18,7 +18,12 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from tightseal.errors import Code, EvidenceError
 from tightseal.evidence.cache import ResultCache
 from tightseal.evidence.snp.certs import Endorsement
-from tightseal.evidence.snp.chain import VerifiedChain, check_crl, verify_chain
+from tightseal.evidence.snp.chain import (
+    VerifiedChain,
+    check_crl,
+    crl_due,
+    verify_chain,
+)
 from tightseal.evidence.snp.checklist import CHECKS, Checklist
 from tightseal.evidence.snp.form import SnpEvidence, split_evidence
 from tightseal.evidence.snp.products import (
@@ -52,6 +57,7 @@ def verify_report(
     roots: tuple[TrustedRoot, ...],
     cache: ResultCache | None = None,
     guard: CollateralGuard | None = None,
+    require_crl: bool = False,
 ) -> Claims:
     """Verify a report, a report with its certificate table, or Azure's blob.
 
@@ -64,7 +70,8 @@ def verify_report(
         now: Unix seconds.
         roots: the AMD and simulated roots that may be trusted.
         cache: results of certificate and CRL signatures, reused by content.
-        guard: refuses a CRL older than one seen before.
+        guard: refuses a CRL older than one seen before, and none where one was.
+        require_crl: refuse none also where none was seen before.
 
     Returns:
         claims with ``single_verifier`` set, ``tcb`` None and ``snp_tcb`` given; a chip
@@ -84,11 +91,12 @@ def verify_report(
     chain = verify_chain(
         certificates, now=now, roots=roots, cache=cache, checklist=checklist
     )
-    if certificates.crl is None:
+    crl = certificates.crl
+    if crl is None and not crl_due(chain, guard=guard, required=require_crl):
         checklist.skipped("crl")
     else:
         with checklist.check("crl"):
-            check_crl(certificates.crl, chain, now=now, guard=guard, cache=cache)
+            check_crl(crl, chain, now=now, guard=guard, cache=cache)
     endorsement = chain.endorsement
     with checklist.check("product"):
         _check_product(report, chain)
@@ -104,7 +112,7 @@ def verify_report(
     else:
         with checklist.check("debug_policy"):
             pass
-    return _claims(split, report, chain, checklist, crl=certificates.crl is not None)
+    return _claims(split, report, chain, checklist, crl=crl is not None)
 
 
 def _check_runtime(
