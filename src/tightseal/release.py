@@ -52,6 +52,7 @@ from tightseal.model.ports import (
 )
 from tightseal.model.secret import Secret
 from tightseal.model.settings import LegacyDerivation, ReleaseSettings
+from tightseal.model.wire_fields import nonce_bytes
 from tightseal.platform.attested import AttestedKey, AttestedKeys
 from tightseal.policy.builtin import Circumstances, decide
 from tightseal.state.nonces import NonceMint
@@ -261,14 +262,16 @@ class Provider:
     def _admit(
         self, body: bytes, *, now: int
     ) -> tuple[wire.ParsedKeysRequest, NonceRedemption, AttestedKey]:
-        """The cheap checks first: form, limits, nonce, and the key it was signed by."""
-        request = wire.decode_json(body, wire.KeysRequest).parsed()
+        """The cheap checks first: form, nonce, limits, and the key it was signed by."""
+        text = wire.decode_json(body, wire.KeysRequest)
+        # Before the evidence is decoded: whoever has no nonce of ours costs little.
+        expires_at = self._mint.check(nonce_bytes(text.nonce), now)
+        request = text.parsed()
         limits = self._settings.limits
         _require_at_most("keys", len(request.keys), limits.max_keys)
         _require_at_most("evidence", len(request.evidence), limits.max_evidence_bytes)
         log_bytes = len(request.event_log or b"")
         _require_at_most("event log", log_bytes, limits.max_event_log_bytes)
-        expires_at = self._mint.check(request.nonce, now)
         key = self._attested.answering(request.binding_key_hash, now=now)
         if key is None:
             detail = "the request names an attested key that is not ours any more"

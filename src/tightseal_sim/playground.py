@@ -7,7 +7,6 @@ import argparse
 import shlex
 import signal
 import sys
-import time
 from pathlib import Path
 
 from rich.console import Console
@@ -85,7 +84,7 @@ def main() -> int:
             console.print(
                 f"\nCtrl-C stops it; the world stays in {escape(str(folder))}."
             )
-            _wait(provider)
+            provider.process.wait()
     except KeyboardInterrupt:
         console.print("\nstopped")
         return 0
@@ -94,11 +93,6 @@ def main() -> int:
         return 1
     console.print("[bold red]the provider ended; see its log[/bold red]")
     return 1
-
-
-def _wait(provider: Provider) -> None:
-    while provider.process.poll() is None:
-        time.sleep(0.5)
 
 
 if __name__ == "__main__":

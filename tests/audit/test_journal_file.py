@@ -4,10 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from journal_worker import entry_of
+from journal_worker import NOW, entry_of
 
 from tightseal.audit.journal import FileMode, SqliteJournal
 from tightseal.errors import Code, ServiceError
+from tightseal.model.ports import NonceRedemption
 
 BOTH = pytest.mark.parametrize("mode", FileMode)
 
@@ -210,3 +211,19 @@ def test_exchanged_file_takes_no_entry(path: Path) -> None:
     with refused("not the file that was opened"):
         journal.record(entry_of(b"\1" * 16), redemption=None, response=b"")
     journal.close()
+
+
+def test_a_host_that_removes_the_mark_of_purging_stops_no_writer(path: Path) -> None:
+    journal = SqliteJournal.create(path)
+    tamper(path, "DELETE FROM purged")
+    redemption = NonceRedemption(b"n" * 32, NOW + 60, b"h" * 32)
+    for number in (1, 2):
+        entry = entry_of(number.to_bytes(16, "big"))
+        with refused("mark of purging"):
+            journal.record(entry, redemption=redemption, response=b"R")
+        journal.require_alive()
+    entry = entry_of((3).to_bytes(16, "big"))
+    assert journal.record(entry, redemption=None, response=b"R") == b"R"
+    journal.close()
+    with refused("closed"):
+        journal.require_alive()

@@ -153,6 +153,16 @@ class SqliteJournal:
             raise wrapped(e, f"opening {path}") from e
         return cls(path, max_waiting=max_waiting)
 
+    def require_alive(self) -> None:
+        """Check that entries are still taken; readiness asks.
+
+        Raises:
+            ServiceError: ``journal_failed``.
+        """
+        self._usable()
+        if not self._writer.alive:
+            raise ServiceError(Code.JOURNAL_FAILED, "the journal's writer has ended")
+
     def submit(
         self,
         entry: JournalEntry,

@@ -34,11 +34,12 @@ __all__ = [
 MAX_BATCH: Final = 256
 """Most entries of one commit."""
 
-PURGE_MARGIN_SECONDS: Final = 3600
-"""How long a redeemed nonce is kept after it expired."""
+PURGE_MARGIN_SECONDS: Final = 60
+"""How long a redeemed nonce and its response are kept after it expired: enough for
+workers whose clocks differ. What comes later is refused by how far purging went."""
 
 PURGE_PER_COMMIT: Final = 64
-"""Most expired nonces that one commit drops, so that none takes long."""
+"""Most expired nonces that a small commit drops, so that none takes long."""
 
 _LOCK_PAUSE: Final = 0.0005
 """Seconds between two tries for the lock; SQLite's own waits grow to 0.1 s."""
@@ -94,13 +95,18 @@ class GroupWriter:
                 ``close``.
         """
         with self._wake:
-            if self._closed or not self._thread.is_alive():
+            if not self.alive:
                 raise ServiceError(Code.JOURNAL_FAILED, "the journal is closed")
             if len(self._waiting) >= self._max_waiting:
                 detail = f"{self._max_waiting} entries wait for the journal"
                 raise ServiceError(Code.OVERLOADED, detail)
             self._waiting.append(write)
             self._wake.notify()
+
+    @property
+    def alive(self) -> bool:
+        """Whether entries are still taken."""
+        return not self._closed and self._thread.is_alive()
 
     def close(self, timeout: float) -> None:
         """Commit what waits, then stop; entries after that are refused."""
@@ -157,7 +163,9 @@ class GroupWriter:
         _patiently(connection, "BEGIN IMMEDIATE")
         try:
             outcomes = [_apply(connection, write) for write in batch]
-            _purge(connection, now=max(write.time for write in batch))
+            # At least what this commit adds, or a steady load would outgrow purging.
+            most = max(PURGE_PER_COMMIT, 2 * len(batch))
+            _purge(connection, now=max(write.time for write in batch), most=most)
             _patiently(connection, "COMMIT")
         except BaseException:
             if connection.in_transaction:
@@ -223,7 +231,11 @@ def _kept(connection: sqlite3.Connection, redemption: Redemption) -> bytes | Non
     ).fetchone()
     if row is not None:
         return judge_kept(row, redemption.request_hash)
-    (through,) = connection.execute("SELECT through FROM purged").fetchone()
+    mark = connection.execute("SELECT through FROM purged").fetchone()
+    if mark is None:
+        # The file lies with the host, and without the mark nothing stops a revival.
+        raise ServiceError(Code.JOURNAL_FAILED, "the mark of purging is gone")
+    through = mark[0]
     if redemption.expires_at <= through:
         # Its row may be among those dropped: a clock set back must not revive it.
         detail = f"nonce expired at {redemption.expires_at}, purged through {through}"
@@ -231,12 +243,12 @@ def _kept(connection: sqlite3.Connection, redemption: Redemption) -> bytes | Non
     return None
 
 
-def _purge(connection: sqlite3.Connection, *, now: int) -> None:
+def _purge(connection: sqlite3.Connection, *, now: int, most: int) -> None:
     """Drop the oldest expired nonces, and remember how far that went."""
     oldest = connection.execute(
         "SELECT nonce_hash, expires_at FROM redeemed WHERE expires_at < ?"
         " ORDER BY expires_at LIMIT ?",
-        (now - PURGE_MARGIN_SECONDS, PURGE_PER_COMMIT),
+        (now - PURGE_MARGIN_SECONDS, most),
     ).fetchall()
     if not oldest:
         return

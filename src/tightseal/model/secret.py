@@ -39,6 +39,7 @@ class Secret:
             return NotImplemented
         return hmac.compare_digest(self._data, other._data)
 
+    # A secret in a set or dictionary would be found by a hash that is not keyed.
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:

@@ -158,7 +158,7 @@ def compose(
         clock=clock,
         settings=settings,
         metrics=metrics,
-        health=_health(settings, clock, attested, verifier, metrics),
+        health=_health(settings, clock, journal, attested, verifier, metrics),
         pool=WorkPool("release", threads=host.threads, queue=host.queue),
         quote_pool=WorkPool(
             "quote",
@@ -224,10 +224,15 @@ def _disagreed(metrics: Metrics, found: Disagreement) -> None:
 def _health(
     settings: Settings,
     clock: FlooredClock,
+    journal: SqliteJournal,
     attested: AttestedKeys,
     verifier: Verifier,
     metrics: Metrics,
 ) -> Health:
+    def probe() -> None:
+        journal.require_alive()
+        probe_journal(settings.host.journal_path)
+
     def collateral() -> None:
         now = clock()
         verifier(attested.current(now=now).evidence, now=now)
@@ -235,7 +240,7 @@ def _health(
     return Health(
         {
             "clock": clock,
-            "journal": lambda: probe_journal(settings.host.journal_path),
+            "journal": probe,
             "attested_key": lambda: attested.current(now=clock()),
             "collateral": collateral,
         },

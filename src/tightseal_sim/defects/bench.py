@@ -20,7 +20,7 @@ from tightseal_sim.intel.platform import SimPlatform
 from tightseal_sim.intel.quote import QuoteForm, QuoteParts, assemble
 from tightseal_sim.intel.tcb import TcbLevel
 from tightseal_sim.intel.td import SimTd, TdImage
-from tightseal_sim.intel.world import IntelWorld
+from tightseal_sim.intel.world import Ca, IntelWorld
 from tightseal_sim.world import World
 
 __all__ = [
@@ -113,11 +113,9 @@ class Bench:
         """The unspoiled quote of a TEE before signing."""
         return self.sgx_parts() if tee is Tee.SGX else self.td_parts()
 
-    def collateral(
-        self, tee: Tee = Tee.TDX, *, ca: str = "platform"
-    ) -> CollateralParts:
+    def collateral(self, tee: Tee = Tee.TDX, *, ca: Ca = "platform") -> CollateralParts:
         """The unspoiled collateral before signing."""
-        fmspc = self.intel.platform(f"fmspc-{ca}", ca=ca).fmspc  # type: ignore[arg-type]
+        fmspc = self.intel.platform(f"fmspc-{ca}", ca=ca).fmspc
         return self.intel.collateral_parts(fmspc=fmspc, ca=ca, tee=tee, now=self.now)
 
     def levels(
