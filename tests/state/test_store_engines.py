@@ -234,7 +234,7 @@ def test_a_missing_folder_is_unavailable(tmp_path: Path) -> None:
 def test_a_store_that_is_locked_for_too_long_is_unavailable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tightseal.state.sqlite_schema.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("tightseal.state.sqlite.BUSY_SECONDS", 0.1)
     place = SqlitePlace(tmp_path / "state.db")
     store = place.new()
     holder = sqlite3.connect(place.path, isolation_level=None)

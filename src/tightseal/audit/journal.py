@@ -21,14 +21,14 @@ from queue import Empty, Full, LifoQueue
 from typing import TYPE_CHECKING, Final, Self
 
 from tightseal.audit.schema import (
+    BUSY_SECONDS,
     FileMode,
     check_file,
-    connect,
-    create_file,
     fill_file,
     wrapped,
 )
 from tightseal.audit.writer import GroupWriter, Redemption, Write, judge_kept
+from tightseal.durable import connect, create_file
 from tightseal.errors import Code, RequestError, ServiceError
 from tightseal.model import canonical
 from tightseal.model.labels import Label
@@ -113,7 +113,7 @@ class SqliteJournal:
                 can be made.
         """
         try:
-            create_file(path)
+            create_file(path, exclusive=True)
             fill_file(path, mode)
         except (sqlite3.Error, OSError) as e:
             raise wrapped(e, f"creating {path}") from e
@@ -147,7 +147,7 @@ class SqliteJournal:
         """
         try:
             with suppress(FileExistsError):
-                create_file(path)
+                create_file(path, exclusive=True)
             fill_file(path, mode)
         except (sqlite3.Error, OSError) as e:
             raise wrapped(e, f"opening {path}") from e
@@ -275,7 +275,7 @@ class SqliteJournal:
             try:
                 connection = self._readers.get_nowait()
             except Empty:
-                connection = connect(self._path)
+                connection = connect(self._path, busy_seconds=BUSY_SECONDS)
                 connection.execute("PRAGMA query_only = ON")
             try:
                 yield connection

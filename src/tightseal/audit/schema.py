@@ -8,13 +8,12 @@ with the one that this version creates, and refuses any other.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NoReturn
-from urllib.parse import quote
 
+from tightseal.durable import connect, pragma
 from tightseal.errors import Code, ServiceError
 
 if TYPE_CHECKING:
@@ -25,8 +24,6 @@ __all__ = [
     "QUICK_CHECK_MAX_BYTES",
     "FileMode",
     "check_file",
-    "connect",
-    "create_file",
     "fill_file",
     "is_busy",
     "wrapped",
@@ -40,8 +37,6 @@ QUICK_CHECK_MAX_BYTES: Final = 64 << 20
 
 _APPLICATION_ID: Final = 0x54534A4C
 _VERSION: Final = 1
-_CHECKPOINT_PAGES: Final = 1000
-_WAL_LIMIT_BYTES: Final = 64 << 20
 _FILL_ATTEMPTS: Final = 100
 _FILL_PAUSE: Final = 0.05
 
@@ -86,54 +81,6 @@ def wrapped(error: Exception, doing: str) -> ServiceError:
     return ServiceError(Code.JOURNAL_FAILED, f"{doing}: {name}: {error}")
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection to an existing file; never creates one.
-
-    Raises:
-        sqlite3.Error: the file is missing, or no database.
-    """
-    connection = sqlite3.connect(
-        f"file:{quote(str(path.absolute()))}?mode=rw",
-        uri=True,
-        timeout=BUSY_SECONDS,
-        isolation_level=None,
-        check_same_thread=False,
-    )
-    try:
-        for pragma in (
-            "trusted_schema = OFF",
-            "cell_size_check = ON",
-            "cache_spill = OFF",
-            "synchronous = FULL",
-            f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
-            f"journal_size_limit = {_WAL_LIMIT_BYTES}",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-        if _pragma(connection, "journal_mode") != "wal":
-            # Truncating syncs the emptied journal; deleting would need the folder too.
-            connection.execute("PRAGMA journal_mode = TRUNCATE")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def create_file(path: Path) -> None:
-    """Create the empty file, mode 0600, and make its name durable.
-
-    Raises:
-        FileExistsError: there is one.
-        OSError: the folder is missing or cannot be written.
-    """
-    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
-    os.close(os.open(path, flags, 0o600))
-    folder = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def fill_file(path: Path, mode: FileMode) -> None:
     """Give an empty file its tables, in one transaction; leave a filled one alone.
 
@@ -146,7 +93,7 @@ def fill_file(path: Path, mode: FileMode) -> None:
     for attempt in range(_FILL_ATTEMPTS):
         connection: sqlite3.Connection | None = None
         try:
-            connection = connect(path)
+            connection = connect(path, busy_seconds=BUSY_SECONDS)
             _fill(connection, mode)
         except sqlite3.OperationalError as e:
             # Changing the journal mode reports "locked" without waiting.
@@ -180,7 +127,7 @@ def check_file(path: Path) -> None:
     if not path.is_file():
         _refuse(f"missing: no journal at {path}; create it first")
     try:
-        connection = connect(path)
+        connection = connect(path, busy_seconds=BUSY_SECONDS)
         try:
             _check(connection, path)
         finally:
@@ -209,13 +156,13 @@ def _fill(connection: sqlite3.Connection, mode: FileMode) -> None:
 
 
 def _empty(connection: sqlite3.Connection) -> bool:
-    return not _schema(connection) and _pragma(connection, "application_id") == 0
+    return not _schema(connection) and pragma(connection, "application_id") == 0
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
-    if _pragma(connection, "application_id") != _APPLICATION_ID:
+    if pragma(connection, "application_id") != _APPLICATION_ID:
         _refuse(f"{path} is not a journal")
-    version = _pragma(connection, "user_version")
+    version = pragma(connection, "user_version")
     if version != _VERSION:
         _refuse(f"{path} is of version {version}, expected {_VERSION}")
     if _schema(connection) != _expected_schema():
@@ -239,10 +186,6 @@ def _expected_schema() -> frozenset[tuple[str | None, ...]]:
         return _schema(connection)
     finally:
         connection.close()
-
-
-def _pragma(connection: sqlite3.Connection, name: str) -> object:
-    return connection.execute(f"PRAGMA {name}").fetchone()[0]
 
 
 def _refuse(detail: str) -> NoReturn:

@@ -15,7 +15,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from tightseal.audit.schema import BUSY_SECONDS, connect, is_busy, wrapped
+from tightseal.audit.schema import BUSY_SECONDS, is_busy, wrapped
+from tightseal.durable import connect
 from tightseal.errors import Code, EvidenceError, ServiceError, TightsealError
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class GroupWriter:
         if _identity(self._path) != self._identity:
             raise OSError(f"{self._path} is not the file that was opened")
         if self._connection is None:
-            self._connection = connect(self._path)
+            self._connection = connect(self._path, busy_seconds=BUSY_SECONDS)
             self._connection.execute("PRAGMA busy_timeout = 0")
         connection = self._connection
         _patiently(connection, "BEGIN IMMEDIATE")

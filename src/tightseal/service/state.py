@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from tightseal.audit.journal import FileMode, SqliteJournal
-from tightseal.audit.schema import connect
+from tightseal.audit.schema import BUSY_SECONDS
 from tightseal.collateral.guardfile import FileGuard
+from tightseal.durable import connect
 from tightseal.errors import Code, ServiceError
 from tightseal.model.canonical import labelled
 from tightseal.model.labels import Label
@@ -87,7 +88,7 @@ def probe_journal(path: Path) -> None:
     """
     try:
         free = os.statvfs(path.parent)
-        connection = connect(path)
+        connection = connect(path, busy_seconds=BUSY_SECONDS)
         try:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")

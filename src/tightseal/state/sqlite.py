@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from tightseal.durable import connect, create_file
 from tightseal.errors import Code, ServiceError
 from tightseal.state.faults import tampered, unavailable
 from tightseal.state.rows import (
@@ -34,7 +35,7 @@ from tightseal.state.rows import (
     record_key,
     record_row,
 )
-from tightseal.state.sqlite_schema import connect, create_file, found_schema, upgrade
+from tightseal.state.sqlite_schema import BUSY_SECONDS, found_schema, upgrade
 
 __all__ = ["SqliteEngine"]
 
@@ -148,8 +149,8 @@ class SqliteEngine:
     def prepare(self, changes: Changes) -> None:
         """As of ``Engine``."""
         try:
-            create_file(self._path)
-            connection = connect(self._path)
+            create_file(self._path, exclusive=False)
+            connection = connect(self._path, busy_seconds=BUSY_SECONDS)
             try:
                 if found_schema(connection) != 0:
                     self._refuse_existing()
@@ -215,7 +216,7 @@ class SqliteEngine:
         try:
             connection = self._idle.pop()
         except IndexError:
-            connection = connect(self._path)
+            connection = connect(self._path, busy_seconds=BUSY_SECONDS)
         try:
             yield connection
         except ServiceError:

@@ -8,26 +8,20 @@ to the file's version make, and refuses any other.
 
 from __future__ import annotations
 
-import os
 import sqlite3
-from typing import TYPE_CHECKING, Final
-from urllib.parse import quote
+from typing import Final
 
+from tightseal.durable import pragma
 from tightseal.errors import Code, ServiceError
 from tightseal.state.faults import tampered
 from tightseal.state.rows import SCHEMA
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-__all__ = ["BUSY_SECONDS", "STEPS", "connect", "create_file", "found_schema", "upgrade"]
+__all__ = ["BUSY_SECONDS", "STEPS", "found_schema", "upgrade"]
 
 BUSY_SECONDS: Final = 10
 """Longest wait for another process that holds the file's lock, in seconds."""
 
 APPLICATION_ID: Final = 0x54535354
-_CHECKPOINT_PAGES: Final = 1000
-_WAL_LIMIT_BYTES: Final = 64 << 20
 
 STEPS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     (
@@ -66,54 +60,6 @@ STEPS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
 """What each schema version adds to the one before; never changed once released."""
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection to an existing file; never creates one.
-
-    Raises:
-        sqlite3.Error: the file is missing, or no database.
-    """
-    connection = sqlite3.connect(
-        f"file:{quote(str(path.absolute()))}?mode=rw",
-        uri=True,
-        timeout=BUSY_SECONDS,
-        isolation_level=None,
-        check_same_thread=False,
-    )
-    try:
-        for pragma in (
-            "trusted_schema = OFF",
-            "cell_size_check = ON",
-            "synchronous = FULL",
-            f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
-            f"journal_size_limit = {_WAL_LIMIT_BYTES}",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-        if _pragma(connection, "journal_mode") != "wal":
-            # Truncating syncs the emptied journal; deleting would need the folder too.
-            connection.execute("PRAGMA journal_mode = TRUNCATE")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def create_file(path: Path) -> None:
-    """Create the empty file, mode 0600, and make its name durable.
-
-    An empty one that is there already was left by a crash, and is taken.
-
-    Raises:
-        OSError: the folder is missing or cannot be written.
-    """
-    flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-    os.close(os.open(path, flags, 0o600))
-    folder = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def found_schema(connection: sqlite3.Connection) -> int:
     """The version of the tables; 0 where the file is empty.
 
@@ -124,12 +70,12 @@ def found_schema(connection: sqlite3.Connection) -> int:
         sqlite3.Error: no database.
     """
     schema = _schema(connection)
-    application = _pragma(connection, "application_id")
+    application = pragma(connection, "application_id")
     if not schema and application == 0:
         return 0
     if application != APPLICATION_ID:
         raise tampered("not a state store's file")
-    version = _pragma(connection, "user_version")
+    version = pragma(connection, "user_version")
     if not isinstance(version, int) or version > SCHEMA:
         detail = f"schema {version}, at most {SCHEMA}"
         raise ServiceError(Code.STATE_SCHEMA_UNSUPPORTED, detail)
@@ -162,7 +108,3 @@ def _expected(version: int) -> frozenset[tuple[str | None, ...]]:
         return _schema(connection)
     finally:
         connection.close()
-
-
-def _pragma(connection: sqlite3.Connection, name: str) -> object:
-    return connection.execute(f"PRAGMA {name}").fetchone()[0]
