@@ -360,6 +360,12 @@ PARTIAL = x509.IssuingDistributionPoint(
     only_contains_attribute_certs=False,
 )
 OTHER_KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
+
+
+def flipped_at_end(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
 CRL_DEFECTS: dict[str, tuple[Callable[[], bytes], Code]] = {
     "no_number": (lambda: crl(AUTHORITY), Code.CRL_MALFORMED),
     "no_authority_key_id": (lambda: crl(NUMBER), Code.CRL_MALFORMED),
@@ -379,7 +385,7 @@ CRL_DEFECTS: dict[str, tuple[Callable[[], bytes], Code]] = {
         Code.CRL_ISSUER_MISMATCH,
     ),
     "signature": (
-        lambda: crl(NUMBER, AUTHORITY)[:-1] + b"\0",
+        lambda: flipped_at_end(crl(NUMBER, AUTHORITY)),
         Code.CRL_SIGNATURE_INVALID,
     ),
     "cut": (lambda: crl(NUMBER, AUTHORITY)[:-1], Code.CRL_MALFORMED),
