@@ -205,7 +205,8 @@ def test_nothing_that_failed_is_kept(
     desk: Desk, intel: IntelWorld, platform: SimPlatform, quote: bytes
 ) -> None:
     given = collateral(intel, platform, NOW)
-    spoiled = replace(given, pck_crl=given.pck_crl[:-1] + b"\0")
+    last = bytes([given.pck_crl[-1] ^ 1])
+    spoiled = replace(given, pck_crl=given.pck_crl[:-1] + last)
     for _ in range(2):
         with pytest.raises(CollateralError) as e:
             desk.verify(quote, spoiled)
