@@ -28,19 +28,24 @@ from tightseal.model.claims import (
 from tightseal.model.exchange import (
     ChallengeBody,
     Kem,
+    KeyFacts,
+    PolicyInForce,
     Transcript,
     quote_proof_report_data,
-    response_body,
 )
+from tightseal.model.keypath import KeyType
 from tightseal.model.provider import (
     AttestedKeyBinding,
     ProviderIdentity,
     sidecar_keyring_id,
 )
+from tightseal.model.public_key import PublicKeyBody
 from tightseal.model.secret import Secret
+from tightseal.model.state import AnchorClass
 from tightseal.model.wire import (
     CHALLENGE_PATH,
     PROBLEM_CONTENT_TYPE,
+    PUBLIC_KEY_PATH,
     ChallengeRequest,
     ChallengeResponse,
     KeysRequest,
@@ -48,8 +53,11 @@ from tightseal.model.wire import (
     ParsedChallenge,
     ParsedKeysRequest,
     ParsedKeysResponse,
+    ParsedPublicKey,
     Problem,
     Proof,
+    PublicKeyRequest,
+    PublicKeyResponse,
     decode_json,
     encode_json,
 )
@@ -68,6 +76,12 @@ IDENTITY = ProviderIdentity(
 )
 PIN = ProviderPin(identity=IDENTITY, trust_domains=frozenset({"intel"}))
 MACHINE = PlatformIdentity(ppid=bytes([9]) * 16)
+POLICY = PolicyInForce(version=7, digest=bytes([5]) * 32)
+
+PUBLIC_HALF = bytes.fromhex(
+    "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
+)
+"""RFC 8032 section 7.1, test 1."""
 
 Change = Callable[[Any], Any]
 
@@ -142,6 +156,9 @@ class Provider:
     quote_claims: Change = _same
     give_quote: bool = True
     keys: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    types: dict[tuple[str, str], KeyType] = field(default_factory=dict)
+    public_before: Change = _same
+    public_after: Change = _same
     requests: list[tuple[str, bytes]] = field(default_factory=list)
     signer: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
     response_signer: Ed25519PrivateKey | None = None
@@ -195,6 +212,12 @@ class Provider:
         envelopes = self.envelopes_before(self._seal(request, transcript))
         made = ParsedKeysResponse(
             envelopes=envelopes,
+            keys=tuple(
+                KeyFacts(
+                    self.types.get((key.purpose, key.label), KeyType.RAW), key.part, 0
+                )
+                for key in request.keys
+            ),
             transcript_hash=transcript.hash_with(request.evidence),
             entry_id=secrets.token_bytes(16),
             issued_at=NOW,
@@ -202,17 +225,12 @@ class Provider:
             public_key=self.signer.public_key().public_bytes_raw(),
             single_verifier=False,
             trust_domain="intel",
+            policy=POLICY,
+            anchor=AnchorClass.NONE,
             quote=None,
         )
         response: ParsedKeysResponse = self.response_before(made)
-        signed = response_body(
-            transcript_hash=response.transcript_hash,
-            envelopes=response.envelopes,
-            entry_id=response.entry_id,
-            issued_at=response.issued_at,
-            single_verifier=response.single_verifier,
-            trust_domain=response.trust_domain,
-        )
+        signed = response.signed_body()
         signer = self.response_signer or self.signer
         response = replace(response, signature=signer.sign(signed))
         if request.proof is Proof.QUOTE and self.give_quote:
@@ -220,6 +238,36 @@ class Provider:
             claims = self.quote_claims(replace(self.claims, report_data=data))
             response = replace(response, quote=self.evidence.make(claims))
         return _changed(encode_json(KeysResponse.of(response)), self.response_after)
+
+    def public_key(self, body: bytes) -> bytes:
+        question = decode_json(body, PublicKeyRequest).parsed()
+        binding = self.binding()
+        claims = self.claims
+        if claims.report_data == bytes(64):
+            claims = replace(claims, report_data=binding.report_data())
+        evidence = self.evidence.make(claims)
+        said: PublicKeyBody = self.public_before(
+            PublicKeyBody(
+                binding=binding,
+                question=question,
+                key_type=KeyType.ED25519,
+                generation=0,
+                public_key=PUBLIC_HALF,
+                trust_domain="intel",
+                issued_at=NOW,
+                policy=POLICY,
+                provider_evidence_hash=hashlib.sha256(evidence).digest(),
+            )
+        )
+        signer = self.response_signer or self.signer
+        parsed = ParsedPublicKey(
+            body=said,
+            signature=signer.sign(said.to_sign()),
+            provider_evidence=evidence,
+            stapled=None,
+            simulated=self.claims.trust_domain.simulated,
+        )
+        return _changed(encode_json(PublicKeyResponse.of(parsed)), self.public_after)
 
     def _seal(
         self, request: ParsedKeysRequest, transcript: Transcript
@@ -242,6 +290,8 @@ class Provider:
     def __call__(self, request: httpx.Request) -> httpx.Response:
         body = request.read()
         self.requests.append((request.url.path, body))
+        if request.url.path == PUBLIC_KEY_PATH:
+            return json_answer(self.public_key(body))
         answer = self.challenge if request.url.path == CHALLENGE_PATH else self.release
         return json_answer(answer(body))
 

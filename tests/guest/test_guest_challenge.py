@@ -29,7 +29,7 @@ from tightseal.errors import Code, CollateralError, ProviderError
 from tightseal.guest.challenge import CHALLENGE_CHECKS, ProviderCollateral
 from tightseal.guest.client import Client
 from tightseal.guest.exchange import Exchange
-from tightseal.guest.pins import ProviderPin
+from tightseal.guest.pins import ProviderPin, RootedIdentity
 from tightseal.model.base64url import decode_base64url, encode_base64url
 from tightseal.model.claims import Claims, TcbStatus, Tee
 from tightseal.model.keypath import KeyRequest
@@ -293,6 +293,47 @@ def test_a_simulated_provider_needs_both_words_in_the_pin() -> None:
     ):
         with pytest.raises(ProviderError):
             _accepts(provider, wrong)
+
+
+ROOT = b"r" * 32
+ROOTED = ProviderPin(
+    RootedIdentity("sgx", IDENTITY.measurement, IDENTITY.keyring_id, ROOT),
+    frozenset({"intel"}),
+)
+
+
+@pytest.mark.parametrize("digest", [bytes(64), b"\1" * 64])
+def test_settings_left_to_the_policy_root_may_be_any(digest: bytes) -> None:
+    provider = Provider(**_identity(policy_root=ROOT, settings_digest=digest))
+    assert _accepts(provider, ROOTED)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("policy_root", None),
+        ("policy_root", b"R" * 32),
+        ("keyring_id", bytes(32)),
+        ("measurement", bytes(32)),
+        ("tee", "snp"),
+    ],
+    ids=["no_root", "root_of_the_host", "keyring", "measurement", "tee"],
+)
+def test_leaving_settings_out_leaves_nothing_else_out(part: str, value: Any) -> None:
+    """The host's own policy root on the genuine image is refused by name."""
+    twin = Provider(**_identity(**{"policy_root": ROOT, part: value}))
+    with pytest.raises(ProviderError, match=f"{part}: ") as caught:
+        _accepts(twin, ROOTED)
+    assert caught.value.code is Code.PROVIDER_IDENTITY_MISMATCH
+
+
+def test_a_pinned_root_does_not_stand_in_for_pinned_settings() -> None:
+    identity = replace(IDENTITY, policy_root=ROOT)
+    pin = replace(PIN, identity=identity)
+    assert _accepts(Provider(identity=identity), pin)
+    other = replace(identity, settings_digest=bytes(64))
+    with pytest.raises(ProviderError, match="settings_digest: "):
+        _accepts(Provider(identity=other), pin)
 
 
 def test_another_tcb_status_can_be_accepted_by_name() -> None:

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from scripted_provider import IDENTITY, PIN, SIMULATED
 
 from tightseal.errors import SettingsError
-from tightseal.guest.pins import ProviderPin, pin_from_toml, pin_to_toml, read_pin
+from tightseal.guest.pins import (
+    ProviderPin,
+    RootedIdentity,
+    pin_from_toml,
+    pin_to_toml,
+    read_pin,
+)
 from tightseal.model.claims import TcbStatus, Tee
 from tightseal.model.provider import ProviderIdentity, sidecar_keyring_id
 
@@ -40,6 +46,32 @@ def test_a_simulated_pin_says_so_twice() -> None:
         pin_from_toml(text(trust_domains=both["trust_domains"]))
 
 
+ROOT = {"policy_root": f'"{"05" * 32}"'}
+
+
+def test_settings_may_be_left_to_the_policy_root() -> None:
+    pin = pin_from_toml(text(**ROOT, settings_digest=None))
+    assert pin.identity == RootedIdentity(
+        "sgx", bytes([1]) * 32, sidecar_keyring_id(), bytes([5]) * 32
+    )
+    assert pin != pin_from_toml(text(**ROOT))
+
+
+def test_a_settings_digest_beside_a_policy_root_still_counts() -> None:
+    identity = pin_from_toml(text(**ROOT)).identity
+    assert isinstance(identity, ProviderIdentity)
+    assert identity.settings_digest == bytes([4]) * 64
+    assert identity.policy_root == bytes([5]) * 32
+
+
+def test_settings_are_never_left_to_nobody() -> None:
+    with pytest.raises(SettingsError, match="settings_digest"):
+        pin_from_toml(text(settings_digest=None))
+    for root in (None, b"", bytes(31), "05" * 32):
+        with pytest.raises(SettingsError, match="policy_root"):
+            RootedIdentity("sgx", bytes(32), bytes(32), root)  # type: ignore[arg-type]
+
+
 CASES: list[tuple[str, dict[str, Any]]] = [
     *[(f"without_{name}", {name: None}) for name in GOOD],
     ("tee_unknown", {"tee": '"trustzone"'}),
@@ -51,6 +83,13 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("keyring_id_short", {"keyring_id": '"01"'}),
     ("policy_root_short", {"policy_root": '"01"'}),
     ("policy_root_empty", {"policy_root": '""'}),
+    (
+        "policy_root_empty_without_digest",
+        {"policy_root": '""', "settings_digest": None},
+    ),
+    ("settings_digest_empty", ROOT | {"settings_digest": '""'}),
+    ("settings_digest_any", ROOT | {"settings_digest": '"any"'}),
+    ("tee_tdx_with_root", ROOT | {"tee": '"tdx"', "measurement": f'"{"01" * 48}"'}),
     ("settings_digest_short", {"settings_digest": f'"{"04" * 32}"'}),
     ("no_trust_domain", {"trust_domains": "[]"}),
     ("trust_domain_unknown", {"trust_domains": '["arm"]'}),
@@ -107,20 +146,24 @@ def test_a_pin_built_by_hand_is_checked_too() -> None:
 
 
 sizes = {Tee.SGX: 32, Tee.SNP: 48}
+bytes32 = st.binary(min_size=32, max_size=32)
 
 
 @st.composite
 def pins(draw: st.DrawFn) -> ProviderPin:
     tee = draw(st.sampled_from(list(sizes)))
-    identity = ProviderIdentity(
-        tee=tee.value,
-        measurement=draw(st.binary(min_size=sizes[tee], max_size=sizes[tee])),
-        keyring_id=draw(
-            st.just(sidecar_keyring_id()) | st.binary(min_size=32, max_size=32)
-        ),
-        policy_root=draw(st.none() | st.binary(min_size=32, max_size=32)),
-        settings_digest=draw(st.binary(min_size=64, max_size=64)),
+    parts = (
+        tee.value,
+        draw(st.binary(min_size=sizes[tee], max_size=sizes[tee])),
+        draw(st.just(sidecar_keyring_id()) | bytes32),
     )
+    root = draw(st.none() | bytes32)
+    identity: ProviderIdentity | RootedIdentity
+    if root is not None and draw(st.booleans()):
+        identity = RootedIdentity(*parts, root)
+    else:
+        digest = draw(st.binary(min_size=64, max_size=64))
+        identity = ProviderIdentity(*parts, root, digest)
     simulated = draw(st.booleans())
     known = ["intel", "amd"] + ([str(SIMULATED)] if simulated else [])
     statuses = [s for s in TcbStatus if s is not TcbStatus.REVOKED]

@@ -32,8 +32,8 @@ from tightseal.guest.exchange import Exchange, check_requests
 from tightseal.guest.response import RESPONSE_CHECKS, ReleasedKeys
 from tightseal.model.base64url import decode_base64url, encode_base64url
 from tightseal.model.claims import PlatformIdentity
-from tightseal.model.exchange import Kem
-from tightseal.model.keypath import KeyRequest
+from tightseal.model.exchange import Kem, KeyFacts
+from tightseal.model.keypath import KeyPart, KeyRequest, KeyType
 from tightseal.model.wire import Proof
 
 TWO = (KeyRequest("disk"), KeyRequest("config", "label", 16))
@@ -124,6 +124,26 @@ def _envelopes(change: Callable[[list[str]], list[str]]) -> dict[str, Any]:
     return _doc(lambda d: d | {"envelopes": change(d["envelopes"])})
 
 
+def _facts(change: Callable[[list[Any]], list[Any]]) -> dict[str, Any]:
+    return _doc(lambda d: d | {"keys": change(d["keys"])})
+
+
+def _fact(index: int, **fields: Any) -> dict[str, Any]:
+    def change(document: dict[str, Any]) -> None:
+        document["keys"][index] |= fields
+
+    return {"response_after": change}
+
+
+def _policy(**fields: Any) -> dict[str, Any]:
+    def change(document: dict[str, Any]) -> None:
+        policy = document["receipt"]["policy"]
+        for name, value in fields.items():
+            policy[name] = value(policy[name]) if callable(value) else value
+
+    return {"response_after": change}
+
+
 def _drop(name: str) -> dict[str, Any]:
     def change(document: dict[str, Any]) -> None:
         where = document if name in document else document["receipt"]
@@ -138,6 +158,8 @@ def _quote(**fields: Any) -> dict[str, Any]:
 
 INVALID = "response_invalid"
 ENVELOPE = "envelope_invalid"
+RAW = KeyFacts(KeyType.RAW, KeyPart.PRIVATE, 0)
+PAIR = KeyFacts(KeyType.ED25519, KeyPart.PRIVATE, 0)
 STRANGER = Ed25519PrivateKey.generate()
 STRANGER_PUBLIC = STRANGER.public_key().public_bytes_raw()
 
@@ -150,6 +172,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
         for name in (
             "version",
             "envelopes",
+            "keys",
             "receipt",
             "transcript_hash",
             "entry_id",
@@ -158,6 +181,8 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
             "public_key",
             "single_verifier",
             "trust_domain",
+            "policy",
+            "anchor",
         )
     ],
     ("signature_padded", _receipt(signature=lambda s: s + "=="), INVALID),
@@ -174,6 +199,43 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("issued_at", _receipt(issued_at=NOW + 1), INVALID),
     ("single_verifier", _receipt(single_verifier=True), INVALID),
     ("trust_domain", _receipt(trust_domain="amd"), INVALID),
+    ("type", _fact(0, type="ed25519"), INVALID),
+    ("generation", _fact(0, generation=1), INVALID),
+    (
+        "facts_swapped",
+        _before(keys=(replace(RAW, generation=1), RAW)) | _facts(lambda k: k[::-1]),
+        INVALID,
+    ),
+    ("policy_version", _policy(version=8), INVALID),
+    ("policy_digest", _policy(digest=_flip), INVALID),
+    ("policy_gone", _receipt(policy=None), INVALID),
+    ("anchor", _receipt(anchor="tpm"), INVALID),
+    ("anchor_gone", _receipt(anchor=None), INVALID),
+    # facts of another form
+    ("no_facts", _facts(lambda _: []), INVALID),
+    ("seventeen_facts", _facts(lambda k: [k[0]] * 17), INVALID),
+    ("type_unknown", _fact(0, type="rsa"), INVALID),
+    ("part_unknown", _fact(0, part="both"), INVALID),
+    ("generation_negative", _fact(0, generation=-1), INVALID),
+    ("generation_over_32_bits", _fact(0, generation=1 << 32), INVALID),
+    ("generation_as_bool", _fact(0, generation=True), INVALID),
+    ("policy_digest_short", _policy(digest="AAAA"), INVALID),
+    ("policy_version_negative", _policy(version=-1), INVALID),
+    ("anchor_unknown", _receipt(anchor="trust me"), INVALID),
+    # signed, and not what was asked for
+    ("facts_of_one_key", _before(keys=(RAW,)), INVALID),
+    ("facts_of_three_keys", _before(keys=(RAW,) * 3), INVALID),
+    (
+        "public_half_of_a_raw_key",
+        _before(keys=(replace(RAW, part=KeyPart.PUBLIC), RAW)),
+        INVALID,
+    ),
+    (
+        "public_half_in_place_of_the_private",
+        _before(keys=(replace(PAIR, part=KeyPart.PUBLIC), RAW)),
+        INVALID,
+    ),
+    ("pair_of_sixteen_bytes", _before(keys=(RAW, PAIR)), INVALID),
     ("signature", _receipt(signature=_flip), INVALID),
     ("public_key", _receipt(public_key=_flip), INVALID),
     # signed, and still not an answer to this
@@ -312,6 +374,8 @@ def test_steps_out_of_order() -> None:
         (KeyRequest("disk", length=15),),
         (KeyRequest("disk", length=65),),
         (KeyRequest("disk"), KeyRequest("disk", length=64)),
+        (KeyRequest("id"), KeyRequest("id", part=KeyPart.PUBLIC)),
+        (KeyRequest("id", length=33, part=KeyPart.PUBLIC),),
     ],
     ids=[
         "none",
@@ -324,6 +388,8 @@ def test_steps_out_of_order() -> None:
         "too_short",
         "too_long",
         "twice",
+        "both_halves_of_one",
+        "public_half_of_33",
     ],
 )
 def test_key_requests_refused(keys: tuple[KeyRequest, ...]) -> None:
@@ -344,7 +410,7 @@ def test_evidence_and_event_log_have_bounds() -> None:
 
 def test_the_checks_have_distinct_names() -> None:
     names = [name for name, _ in RESPONSE_CHECKS]
-    assert len(set(names)) == len(names) == 6
+    assert len(set(names)) == len(names) == 7
 
 
 @given(body=st.binary(max_size=1000))

@@ -13,6 +13,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import reference_pairs
+
 VECTORS = Path(__file__).resolve().parent.parent / "data" / "key_vectors.json"
 HASH = {
     "hkdf-sha256": "sha256",
@@ -21,7 +23,7 @@ HASH = {
     "sp800-108-ctr-hmac-sha256": "sha256",
 }
 SIZE = {"sha256": 32, "sha384": 48, "sha512": 64}
-LEVELS = ("trust-domain", "tenant", "workload", "purpose", "label")
+LEVELS = ("trust-domain", "tenant", "workload", "purpose")
 SELECTED = {
     "tdx": (
         ("mrtd", 48),
@@ -107,7 +109,10 @@ def step(kdf: str, key: bytes, level: str, value: Any, length: int) -> bytes:
 
 
 def derive(root: bytes, path: dict[str, Any]) -> bytes:
-    """``path`` is the plain value of a key path, as the journal writes it."""
+    """``path`` is the plain value of a key path, as the journal writes it.
+
+    The paths of the first vectors have no type: they are of raw keys.
+    """
     kdf = path["kdf"]
     workload = [path["protocol_class"], path["generation"], path["workload"]]
     values = (
@@ -115,13 +120,21 @@ def derive(root: bytes, path: dict[str, Any]) -> bytes:
         path["tenant"],
         workload,
         path["purpose"],
-        [path["label"], path["length"]],
     )
     node = root
     for level, value in zip(LEVELS, values, strict=True):
-        length = path["length"] if level == "label" else SIZE[HASH[kdf]]
-        node = step(kdf, node, level, value, length)
-    return node
+        node = step(kdf, node, level, value, SIZE[HASH[kdf]])
+    kind, label = path.get("type", "raw"), path["label"]
+    if kind == "raw":
+        return step(kdf, node, "label", [label, path["length"]], path["length"])
+    size = reference_pairs.seed_size(kind)
+    seed = step(kdf, node, "key-pair", [kind, label, size], size)
+    return reference_pairs.private(kind, seed)
+
+
+def released(root: bytes, path: dict[str, Any], part: str) -> bytes:
+    key = derive(root, path)
+    return key if part == "private" else reference_pairs.public(path["type"], key)
 
 
 def filler(seed: str, size: int) -> bytes:
@@ -189,27 +202,53 @@ def cases() -> list[tuple[bytes, dict[str, Any]]]:
     return [(root, p) for p in found] + [(long_root, path_of(kdf=kdf)) for kdf in HASH]
 
 
-def running_hash(before: str, root: str, path: str, key: str) -> str:
-    return hashlib.sha256(f"{before}|{root}|{path}|{key}".encode()).hexdigest()
+def pair_cases() -> list[tuple[bytes, dict[str, Any], str]]:
+    root = filler("root", 16)
+    rooted = {"authority": ["policy_root", filler("policy", 32)]}
+    bare = workload("tdx", "web") | rooted | {"attributes": {}, "measurements": {}}
+    changes: list[dict[str, Any]] = [
+        *({"kdf": kdf} for kdf in HASH),
+        *({"kdf": kdf, "label": " ~" * 64} for kdf in HASH),
+        {"workload": workload("tdx", "web") | rooted},
+        {"workload": workload("sgx"), "generation": 7},
+        {"workload": workload("snp"), "trust_domain": "amd", "tenant": "acme"},
+    ]
+    found = [
+        path_of(type=kind, purpose="signing", **changed)
+        for kind in reference_pairs.TYPES
+        for changed in changes
+    ]
+    # named workloads, as policies bind them: by nothing but the name
+    found += [
+        path_of(type=kind, purpose="signing", workload=bare)
+        for kind in reference_pairs.TYPES
+    ]
+    both = [(root, path, part) for path in found for part in ("private", "public")]
+    return [*both, (root, path_of(type="raw", workload=bare), "private")]
+
+
+def running_hash(before: str, root: str, path: str, key: str, part: str = "") -> str:
+    """Over an entry and all before it; entries of raw keys name no part."""
+    what = f"{path}|{part}" if part else path
+    return hashlib.sha256(f"{before}|{root}|{what}|{key}".encode()).hexdigest()
 
 
 def append_missing() -> None:
     entries = json.loads(VECTORS.read_text()) if VECTORS.exists() else []
-    known = {(e["root"], e["path"]) for e in entries}
-    for root, path in cases():
+    known = {(e["root"], e["path"], e.get("part", "")) for e in entries}
+    raw = [(root, path, "") for root, path in cases()]
+    for root, path, part in raw + pair_cases():
         what = (root.hex(), cbor(path).hex())
-        if what in known:
+        if (*what, part) in known:
             continue
-        key = derive(root, path).hex()
+        key = released(root, path, part or "private").hex()
         before = entries[-1]["running_hash"] if entries else ""
-        entries.append(
-            {
-                "root": what[0],
-                "path": what[1],
-                "key": key,
-                "running_hash": running_hash(before, *what, key),
-            }
-        )
+        entry = {"root": what[0], "path": what[1]}
+        if part:
+            entry["part"] = part
+        entry["key"] = key
+        entry["running_hash"] = running_hash(before, *what, key, part)
+        entries.append(entry)
     VECTORS.write_text(json.dumps(entries, indent=1) + "\n")
 
 

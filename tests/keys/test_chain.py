@@ -10,14 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tightseal.errors import Code, KeyReleaseError
-from tightseal.keys.chain import derive
+from tightseal.keys.chain import derive, released_key
 from tightseal.model import canonical
 from tightseal.model.claims import MEASUREMENT_NAMES, Tee
 from tightseal.model.keypath import (
     Authority,
     IdentityKind,
     Kdf,
+    KeyPart,
     KeyPath,
+    KeyType,
     ProtocolClass,
     WorkloadBinding,
 )
@@ -26,8 +28,8 @@ from tightseal.model.secret import Secret
 ROOT = Secret(bytes(range(16)))
 ENTRIES = json.loads(reference_kdf.VECTORS.read_text())
 PUBLISHED = (
-    112,
-    "03773337ef689c43c9bab9a6c0d9044480a2fed4d5ac5a174b3cbb850b3a5500",
+    (112, "03773337ef689c43c9bab9a6c0d9044480a2fed4d5ac5a174b3cbb850b3a5500"),
+    (209, "8cc23f3939b6ecb59b34f1805fce1ce9fdaf14104ad2aab9784e02859eca5764"),
 )
 """How many entries were published, and the running hash of the last of them."""
 
@@ -52,6 +54,7 @@ def path_from(value: Any) -> KeyPath:
         purpose=value["purpose"],
         label=value["label"],
         length=value["length"],
+        key_type=KeyType(value.get("type", "raw")),
     )
 
 
@@ -67,14 +70,16 @@ def bound(path: KeyPath = PATH, **changed: Any) -> KeyPath:
 def test_product_makes_every_published_key() -> None:
     for entry in ENTRIES:
         path = path_from(canonical.decode(bytes.fromhex(entry["path"])))
-        key = derive(Secret(bytes.fromhex(entry["root"])), path)
+        part = KeyPart(entry.get("part", "private"))
+        key = released_key(Secret(bytes.fromhex(entry["root"])), path, part)
         assert key.reveal().hex() == entry["key"]
 
 
 def test_reference_makes_every_published_key() -> None:
     for entry in ENTRIES:
         value: Any = canonical.decode(bytes.fromhex(entry["path"]))
-        key = reference_kdf.derive(bytes.fromhex(entry["root"]), value)
+        part = entry.get("part", "private")
+        key = reference_kdf.released(bytes.fromhex(entry["root"]), value, part)
         assert key.hex() == entry["key"]
 
 
@@ -82,12 +87,16 @@ def test_published_vectors_are_append_only() -> None:
     before = ""
     for entry in ENTRIES:
         before = reference_kdf.running_hash(
-            before, entry["root"], entry["path"], entry["key"]
+            before,
+            entry["root"],
+            entry["path"],
+            entry["key"],
+            entry.get("part", ""),
         )
         assert entry["running_hash"] == before
-    count, running = PUBLISHED
-    assert len(ENTRIES) >= count
-    assert ENTRIES[count - 1]["running_hash"] == running
+    for count, running in PUBLISHED:
+        assert len(ENTRIES) >= count
+        assert ENTRIES[count - 1]["running_hash"] == running
 
 
 def test_published_vectors_cover_every_choice() -> None:
@@ -98,6 +107,13 @@ def test_published_vectors_cover_every_choice() -> None:
     assert {(v["kdf"], v["length"]) for v in values} >= {
         (k, n) for k in Kdf for n in (16, 32, 48, 64)
     }
+    pairs = {(v.get("type", "raw"), v["kdf"]) for v in values}
+    assert pairs == {(t, k) for t in KeyType for k in Kdf}
+    parts = {
+        (v.get("type", "raw"), e.get("part", "private"))
+        for v, e in zip(values, ENTRIES, strict=True)
+    }
+    assert parts == {(t, p) for t in KeyType for p in KeyPart} - {("raw", "public")}
     assert len({e["key"] for e in ENTRIES}) == len(ENTRIES)
 
 
@@ -114,6 +130,7 @@ def paths(draw: st.DrawFn) -> KeyPath:
     )
     values = st.binary(min_size=1, max_size=64)
     name = draw(st.none() | NAMES)
+    kind = draw(st.sampled_from(KeyType))
     return KeyPath(
         kdf=draw(st.sampled_from(Kdf)),
         trust_domain=draw(st.sampled_from(["intel", "amd", "simulated:" + "0a" * 48])),
@@ -134,7 +151,8 @@ def paths(draw: st.DrawFn) -> KeyPath:
         generation=draw(st.integers(0, (1 << 32) - 1)),
         purpose=draw(NAMES),
         label=draw(st.just("") | NAMES),
-        length=draw(st.integers(16, 64)),
+        length=draw(st.integers(16, 64)) if kind is KeyType.RAW else 32,
+        key_type=kind,
     )
 
 
@@ -162,6 +180,7 @@ def variations() -> Iterator[tuple[str, KeyPath]]:
         "purpose": ["disk2", "dis", "default"],
         "label": ["disk", " "],
         "length": [16, 31, 33, 64],
+        "key_type": [k for k in KeyType if k is not KeyType.RAW],
     }
     for field, values in changes.items():
         for value in values:
@@ -204,7 +223,7 @@ def test_order_of_measurements_does_not_matter() -> None:
     assert derive(ROOT, reverse) == derive(ROOT, PATH)
 
 
-@given(paths())
+@given(paths().filter(lambda path: path.key_type is KeyType.RAW))
 def test_short_key_is_no_prefix_of_a_longer_one(path: KeyPath) -> None:
     keys = {
         derive(ROOT, dataclasses.replace(path, length=n)).reveal()[:16]
@@ -245,6 +264,10 @@ MALFORMED = {
     "length over 64": {"length": 65},
     "length zero": {"length": 0},
     "length as text": {"length": "32"},
+    "type as text": {"key_type": "ed25519"},
+    "pair of 16 bytes": {"key_type": KeyType.ED25519, "length": 16},
+    "pair of 33 bytes": {"key_type": KeyType.P256, "length": 33},
+    "pair of 64 bytes": {"key_type": KeyType.X25519, "length": 64},
 }
 MALFORMED_BINDING = {
     "identity as text": {"identity": "measured"},

@@ -7,9 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tightseal.model import exchange
-from tightseal.model.exchange import ChallengeBody, Kem, Transcript, response_body
-from tightseal.model.keypath import KeyRequest
+from tightseal.model.exchange import (
+    ChallengeBody,
+    Kem,
+    KeyFacts,
+    PolicyInForce,
+    Transcript,
+    response_body,
+)
+from tightseal.model.keypath import KeyPart, KeyRequest, KeyType
 from tightseal.model.provider import AttestedKeyBinding, ProviderIdentity
+from tightseal.model.public_key import PublicKeyBody, PublicKeyQuestion
+from tightseal.model.state import AnchorClass
 
 BINDING = AttestedKeyBinding(
     identity=ProviderIdentity(
@@ -68,6 +77,12 @@ TRANSCRIPTS = [
             {"keys": (KeyRequest("disk", "x"), TRANSCRIPT.keys[1])},
             {"keys": (KeyRequest("disk", "", 16), TRANSCRIPT.keys[1])},
             {"keys": (KeyRequest("", "disk"), TRANSCRIPT.keys[1])},
+            {
+                "keys": (
+                    KeyRequest("disk", part=KeyPart.PUBLIC),
+                    TRANSCRIPT.keys[1],
+                )
+            },
             {"event_log_hash": b"t" * 32},
         )
     ),
@@ -136,14 +151,21 @@ def test_challenge_signature_covers_every_field() -> None:
     assert len({c.to_sign() for c in every}) == len(every)
 
 
+RAW = KeyFacts(KeyType.RAW, KeyPart.PRIVATE, 0)
+POLICY = PolicyInForce(version=1, digest=b"d" * 32)
+
+
 def body(**changed: Any) -> bytes:
     fields: dict[str, Any] = {
         "transcript_hash": b"h" * 64,
         "envelopes": (b"one", b"two"),
+        "keys": (RAW, RAW),
         "entry_id": b"i" * 16,
         "issued_at": 1,
         "single_verifier": False,
         "trust_domain": "intel",
+        "policy": POLICY,
+        "anchor": AnchorClass.NONE,
     }
     return response_body(**fields | changed)
 
@@ -155,24 +177,113 @@ def test_response_signature_covers_every_field() -> None:
         body(envelopes=(b"two", b"one")),
         body(envelopes=(b"onetwo",)),
         body(envelopes=(b"one", b"two", b"")),
+        body(keys=(RAW,)),
+        body(keys=(RAW, RAW, RAW)),
+        body(keys=(dataclasses.replace(RAW, generation=1), RAW)),
+        body(keys=(RAW, dataclasses.replace(RAW, generation=1))),
+        body(keys=(dataclasses.replace(RAW, part=KeyPart.PUBLIC), RAW)),
+        *(
+            body(keys=(dataclasses.replace(RAW, key_type=kind), RAW))
+            for kind in KeyType
+            if kind is not KeyType.RAW
+        ),
         body(entry_id=b"I" * 16),
         body(issued_at=2),
         body(single_verifier=True),
         body(trust_domain="amd"),
+        body(policy=None),
+        body(policy=PolicyInForce(2, b"d" * 32)),
+        body(policy=PolicyInForce(1, b"D" * 32)),
+        body(anchor=None),
+        *(body(anchor=a) for a in AnchorClass if a is not AnchorClass.NONE),
     ]
     assert len(set(every)) == len(every)
+
+
+PUBLIC = PublicKeyBody(
+    binding=BINDING,
+    question=PublicKeyQuestion("acme", "web", "signing", "a", b"c" * 32),
+    key_type=KeyType.X25519,
+    generation=0,
+    public_key=b"u" * 32,
+    trust_domain="intel",
+    issued_at=1,
+    policy=POLICY,
+    provider_evidence_hash=b"e" * 32,
+)
+QUESTIONS = [
+    dataclasses.replace(PUBLIC.question, **changed)
+    for changed in (
+        {"tenant": "acm"},
+        {"workload": "web2"},
+        {"purpose": "sign"},
+        {"label": ""},
+        {"client_nonce": b"C" * 32},
+        # the same letters, cut elsewhere
+        {"tenant": "acmew", "workload": "eb"},
+        {"purpose": "signinga", "label": ""},
+    )
+]
+PUBLICS = [
+    *(dataclasses.replace(PUBLIC, binding=b) for b in IDENTITIES),
+    *(dataclasses.replace(PUBLIC, question=q) for q in QUESTIONS),
+    *(
+        dataclasses.replace(PUBLIC, **changed)
+        for changed in (
+            {"key_type": KeyType.ED25519},
+            {"generation": 1},
+            {"public_key": b"U" * 32},
+            {"trust_domain": "amd"},
+            {"issued_at": 2},
+            {"policy": None},
+            {"policy": PolicyInForce(2, b"d" * 32)},
+            {"policy": PolicyInForce(1, b"D" * 32)},
+            {"provider_evidence_hash": b"E" * 32},
+        )
+    ),
+]
+
+
+def test_public_key_signature_covers_every_field() -> None:
+    for field in dataclasses.fields(PublicKeyBody):
+        values = [getattr(v, field.name) for v in PUBLICS]
+        assert any(v != getattr(PUBLIC, field.name) for v in values), field.name
+    for field in dataclasses.fields(PublicKeyQuestion):
+        values = [getattr(v, field.name) for v in QUESTIONS]
+        assert any(v != getattr(PUBLIC.question, field.name) for v in values)
+    every = [PUBLIC, *PUBLICS]
+    assert len({p.to_sign() for p in every}) == len(every)
+
+
+def test_signatures_of_one_kind_are_none_of_another() -> None:
+    signed = [body(), PUBLIC.to_sign(), CHALLENGE.to_sign()]
+    assert len({s[:40] for s in signed}) == 3
 
 
 NAMES = st.text(max_size=12)
 
 
-@given(
-    st.lists(st.builds(KeyRequest, NAMES, NAMES, st.integers(16, 64)), max_size=4),
-    st.lists(st.builds(KeyRequest, NAMES, NAMES, st.integers(16, 64)), max_size=4),
+REQUESTS = st.builds(
+    KeyRequest, NAMES, NAMES, st.integers(16, 64), st.sampled_from(KeyPart)
 )
+
+
+@given(st.lists(REQUESTS, max_size=4), st.lists(REQUESTS, max_size=4))
 def test_key_requests_are_framed(
     one: list[KeyRequest], other: list[KeyRequest]
 ) -> None:
     first = dataclasses.replace(TRANSCRIPT, keys=tuple(one)).report_data()
     second = dataclasses.replace(TRANSCRIPT, keys=tuple(other)).report_data()
+    assert (first == second) is (one == other)
+
+
+QUESTION = st.builds(PublicKeyQuestion, NAMES, NAMES, NAMES, NAMES, st.just(b"c" * 32))
+
+
+@given(QUESTION, QUESTION)
+def test_questions_for_public_halves_are_framed(
+    one: PublicKeyQuestion, other: PublicKeyQuestion
+) -> None:
+    first = dataclasses.replace(PUBLIC, question=one).to_sign()
+    second = dataclasses.replace(PUBLIC, question=other).to_sign()
     assert (first == second) is (one == other)

@@ -19,9 +19,11 @@ from tightseal.model.base64url import (
     encode_base64url,
 )
 from tightseal.model.collateral import IntelCollateral, SnpCertificates
-from tightseal.model.exchange import ChallengeBody, Kem
-from tightseal.model.keypath import KeyRequest
+from tightseal.model.exchange import ChallengeBody, Kem, KeyFacts, PolicyInForce
+from tightseal.model.keypath import KeyPart, KeyRequest, KeyType
 from tightseal.model.provider import AttestedKeyBinding, ProviderIdentity
+from tightseal.model.public_key import PublicKeyBody, PublicKeyQuestion
+from tightseal.model.state import AnchorClass
 
 bytes32 = st.binary(min_size=32, max_size=32)
 bytes64 = st.binary(min_size=64, max_size=64)
@@ -76,6 +78,7 @@ keys_requests = st.builds(
             purpose=names.filter(bool),
             label=names,
             length=st.integers(16, 64),
+            part=st.sampled_from(KeyPart),
         ),
         min_size=1,
         max_size=16,
@@ -84,10 +87,24 @@ keys_requests = st.builds(
     evidence=st.binary(min_size=1, max_size=100),
     proof=st.sampled_from(list(wire.Proof)),
 )
+generations = st.integers(0, (1 << 32) - 1)
+policies = st.builds(
+    PolicyInForce, version=st.integers(0, (1 << 53) - 1), digest=bytes32
+)
 keys_responses = st.builds(
     wire.ParsedKeysResponse,
     envelopes=st.lists(
         st.binary(min_size=1, max_size=2048), min_size=1, max_size=16
+    ).map(tuple),
+    keys=st.lists(
+        st.builds(
+            KeyFacts,
+            key_type=st.sampled_from(KeyType),
+            part=st.sampled_from(KeyPart),
+            generation=generations,
+        ),
+        min_size=1,
+        max_size=16,
     ).map(tuple),
     transcript_hash=bytes64,
     entry_id=st.binary(min_size=16, max_size=16),
@@ -96,7 +113,17 @@ keys_responses = st.builds(
     public_key=bytes32,
     single_verifier=st.booleans(),
     trust_domain=st.text(max_size=100),
+    policy=st.none() | policies,
+    anchor=st.none() | st.sampled_from(AnchorClass),
     quote=st.none() | st.binary(min_size=1, max_size=100),
+)
+questions = st.builds(
+    PublicKeyQuestion,
+    tenant=names.filter(bool),
+    workload=names.filter(bool),
+    purpose=names.filter(bool),
+    label=names,
+    client_nonce=bytes32,
 )
 
 
@@ -177,6 +204,45 @@ def test_keys_request_comes_back(request: wire.ParsedKeysRequest) -> None:
 def test_keys_response_comes_back(response: wire.ParsedKeysResponse) -> None:
     body = wire.encode_json(wire.KeysResponse.of(response))
     assert wire.decode_json(body, wire.KeysResponse).parsed() == response
+
+
+@given(question=questions, collateral=st.booleans())
+def test_public_key_request_comes_back(
+    *, question: PublicKeyQuestion, collateral: bool
+) -> None:
+    request = wire.PublicKeyRequest.of(question, collateral=collateral)
+    again = wire.decode_json(wire.encode_json(request), wire.PublicKeyRequest)
+    assert again == request
+    assert again.parsed() == question
+
+
+@given(
+    body=st.builds(
+        PublicKeyBody,
+        binding=bindings,
+        question=questions,
+        key_type=st.sampled_from(KeyType),
+        generation=generations,
+        public_key=st.binary(min_size=32, max_size=33),
+        trust_domain=st.text(max_size=100),
+        issued_at=seconds,
+        policy=st.none() | policies,
+        provider_evidence_hash=st.just(hashlib.sha256(b"evidence").digest()),
+    ),
+    signature=bytes64,
+    staple=st.none() | snp.map(wire.SnpCertificatesJson.of),
+    simulated=st.booleans(),
+)
+def test_public_key_response_comes_back(
+    *,
+    body: PublicKeyBody,
+    signature: bytes,
+    staple: wire.StapledJson | None,
+    simulated: bool,
+) -> None:
+    parsed = wire.ParsedPublicKey(body, signature, b"evidence", staple, simulated)
+    text = wire.encode_json(wire.PublicKeyResponse.of(parsed))
+    assert wire.decode_json(text, wire.PublicKeyResponse).parsed() == parsed
 
 
 @given(
@@ -264,7 +330,7 @@ def test_defaults_of_a_keys_request() -> None:
     request = parsed()
     assert request.proof is wire.Proof.ATTESTED_KEY
     assert request.event_log is None
-    assert request.keys == (KeyRequest("disk", "", 32),)
+    assert request.keys == (KeyRequest("disk", "", 32, KeyPart.PRIVATE),)
 
 
 def test_an_empty_event_log_is_not_an_absent_one() -> None:
@@ -305,6 +371,10 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("length_long", {"keys": [{"purpose": "disk", "length": 65}]}),
     ("length_text", {"keys": [{"purpose": "disk", "length": "32"}]}),
     ("length_float", {"keys": [{"purpose": "disk", "length": 32.5}]}),
+    ("part_unknown", {"keys": [{"purpose": "disk", "part": "both"}]}),
+    ("part_null", {"keys": [{"purpose": "disk", "part": None}]}),
+    ("part_upper_case", {"keys": [{"purpose": "disk", "part": "Public"}]}),
+    ("type_asked_for", {"keys": [{"purpose": "disk", "type": "ed25519"}]}),
 ]
 
 
@@ -315,6 +385,39 @@ def test_keys_request_refused(changes: dict[str, Any]) -> None:
     assert caught.value.code is Code.REQUEST_MALFORMED
 
 
+PUBLIC: dict[str, Any] = {
+    "version": 1,
+    "tenant": "acme",
+    "workload": "web",
+    "purpose": "signing",
+    "client_nonce": encode_base64url(bytes(32)),
+}
+PUBLIC_CASES: list[tuple[str, dict[str, Any]]] = [
+    *[(f"without_{name}", {name: ...}) for name in PUBLIC],
+    *[(f"{name}_is_null", {name: None}) for name in PUBLIC],
+    ("unknown_field", {"evidence": "AAAA"}),
+    ("version_two", {"version": 2}),
+    ("tenant_empty", {"tenant": ""}),
+    ("workload_empty", {"workload": ""}),
+    ("workload_newline", {"workload": "web\n"}),
+    ("tenant_long", {"tenant": "t" * 129}),
+    ("label_not_ascii", {"label": "\u00e9"}),
+    ("nonce_short", {"client_nonce": encode_base64url(bytes(31))}),
+    ("nonce_long", {"client_nonce": encode_base64url(bytes(33))}),
+    ("collateral_text", {"collateral": "yes"}),
+]
+
+
+@pytest.mark.parametrize(
+    "changes", [c[1] for c in PUBLIC_CASES], ids=[c[0] for c in PUBLIC_CASES]
+)
+def test_public_key_request_refused(changes: dict[str, Any]) -> None:
+    fields = {k: v for k, v in (PUBLIC | changes).items() if v is not ...}
+    with pytest.raises(RequestError) as caught:
+        wire.decode_json(json.dumps(fields).encode(), wire.PublicKeyRequest).parsed()
+    assert caught.value.code is Code.REQUEST_MALFORMED
+
+
 @pytest.mark.parametrize(
     "kind",
     [
@@ -322,6 +425,8 @@ def test_keys_request_refused(changes: dict[str, Any]) -> None:
         wire.ChallengeResponse,
         wire.KeysRequest,
         wire.KeysResponse,
+        wire.PublicKeyRequest,
+        wire.PublicKeyResponse,
         wire.Problem,
     ],
 )
@@ -333,7 +438,9 @@ def test_every_body_has_a_bound(kind: type[msgspec.Struct]) -> None:
 
 
 @given(body=st.binary(max_size=200))
-@pytest.mark.parametrize("kind", [wire.ChallengeRequest, wire.KeysRequest])
+@pytest.mark.parametrize(
+    "kind", [wire.ChallengeRequest, wire.KeysRequest, wire.PublicKeyRequest]
+)
 def test_any_bytes_are_refused_in_words(
     kind: type[msgspec.Struct], body: bytes
 ) -> None:

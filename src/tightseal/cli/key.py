@@ -16,14 +16,15 @@ from cyclopts import Parameter
 from tightseal.cli import ui
 from tightseal.errors import Code, SettingsError
 from tightseal.evidence.roots import VENDOR_ROOTS, with_simulated
-from tightseal.guest.challenge import ProviderCollateral
 from tightseal.guest.client import Client
 from tightseal.guest.collateral import judge_with, offline, online, stapled
 from tightseal.guest.exchange import Terms
 from tightseal.guest.pins import read_pin
-from tightseal.guest.response import ReleasedKeys
+from tightseal.guest.provider import ProviderCollateral
+from tightseal.guest.released import Receipt, ReleasedKey, ReleasedKeys
 from tightseal.model.exchange import Kem
-from tightseal.model.keypath import DEFAULT_KEY_BYTES, KeyRequest
+from tightseal.model.keypath import DEFAULT_KEY_BYTES, KeyPart, KeyRequest, KeyType
+from tightseal.model.provider import ProviderIdentity
 from tightseal.model.secret import Secret
 from tightseal.model.wire import Proof
 from tightseal.platform.door import open_platform
@@ -43,6 +44,7 @@ def key(
     option: tuple[str, ...] = (),
     label: str = "",
     length: int = DEFAULT_KEY_BYTES,
+    part: KeyPart = KeyPart.PRIVATE,
     out: Path | None = None,
     as_json: Annotated[bool, Parameter("--json")] = False,
     reveal: bool = False,
@@ -67,7 +69,8 @@ def key(
         platform: what this workload stands on: configfs-tsm, gramine, sev-guest, sim.
         option: an option of the platform, as name=value; may be given again.
         label: tells several keys of one purpose apart.
-        length: of the key, bytes.
+        length: of the key, bytes; 32 for key pairs.
+        part: of a key pair: the private half, or the public one, which is no secret.
         out: new file for the key's bytes, mode 0600.
         as_json: print the receipt as JSON; the key only with --reveal.
         reveal: with --json, print the key too, in hex.
@@ -96,18 +99,19 @@ def key(
     log = None if event_log is None else _read(event_log)
     with client:
         keys = client.keys(
-            KeyRequest(purpose, label, length), proof=proof, event_log=log
+            KeyRequest(purpose, label, length, part), proof=proof, event_log=log
         )
     with keys:
-        secret = keys.get(purpose, label)
+        got = keys.key(purpose, label)
         if out is not None:
-            _write(out, secret)
+            _write(out, got.secret)
         if keys.simulated:
             ui.note("the provider is simulated: this key protects nothing")
         if as_json:
-            ui.print_json(_document(keys, secret if reveal else None))
+            ui.print_json(_document(keys, got, reveal=reveal))
         else:
-            ui.verdict("released", str(out), tone="yes")
+            what = got.type.value + (", public half" * (part is KeyPart.PUBLIC))
+            ui.verdict("released", f"{out} ({what})", tone="yes")
     return ui.EXIT_YES
 
 
@@ -180,30 +184,49 @@ def _write(path: Path, secret: Secret) -> None:
         raise SettingsError(Code.SETTINGS_INVALID, detail) from e
 
 
-def _document(keys: ReleasedKeys, secret: Secret | None) -> dict[str, object]:
-    receipt, identity = keys.receipt, keys.provider
-    request = keys.requests[0]
+def _document(
+    keys: ReleasedKeys, key: ReleasedKey, *, reveal: bool
+) -> dict[str, object]:
+    """The receipt, and of the key only what is no secret, unless told otherwise."""
+    request = key.request
+    public = None if key.type is KeyType.RAW else key.public_half().hex()
+    secret = reveal and key.part is KeyPart.PRIVATE
     return {
         "purpose": request.purpose,
         "label": request.label,
         "length": request.length,
-        "key": None if secret is None else secret.reveal().hex(),
+        "type": key.type.value,
+        "part": key.part.value,
+        "generation": key.generation,
+        "key": key.secret.reveal().hex() if secret else None,
+        "public_key": public,
         "simulated": keys.simulated,
-        "provider": {
-            "tee": identity.tee,
-            "measurement": identity.measurement.hex(),
-            "keyring_id": identity.keyring_id.hex(),
-            "policy_root": identity.policy_root and identity.policy_root.hex(),
-            "settings_digest": identity.settings_digest.hex(),
-        },
-        "receipt": {
-            "entry_id": receipt.entry_id.hex(),
-            "issued_at": receipt.issued_at,
-            "signature": receipt.signature.hex(),
-            "public_key": receipt.public_key.hex(),
-            "transcript_hash": receipt.transcript_hash.hex(),
-            "trust_domain": receipt.trust_domain,
-            "single_verifier": receipt.single_verifier,
-            "quote": receipt.quote and receipt.quote.hex(),
-        },
+        "provider": _provider(keys.provider),
+        "receipt": _receipt(keys.receipt),
+    }
+
+
+def _provider(identity: ProviderIdentity) -> dict[str, object]:
+    return {
+        "tee": identity.tee,
+        "measurement": identity.measurement.hex(),
+        "keyring_id": identity.keyring_id.hex(),
+        "policy_root": identity.policy_root and identity.policy_root.hex(),
+        "settings_digest": identity.settings_digest.hex(),
+    }
+
+
+def _receipt(receipt: Receipt) -> dict[str, object]:
+    policy = receipt.policy
+    return {
+        "entry_id": receipt.entry_id.hex(),
+        "issued_at": receipt.issued_at,
+        "signature": receipt.signature.hex(),
+        "public_key": receipt.public_key.hex(),
+        "transcript_hash": receipt.transcript_hash.hex(),
+        "trust_domain": receipt.trust_domain,
+        "single_verifier": receipt.single_verifier,
+        "policy": policy and {"version": policy.version, "digest": policy.digest.hex()},
+        "anchor": receipt.anchor and receipt.anchor.value,
+        "quote": receipt.quote and receipt.quote.hex(),
     }

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -22,17 +23,25 @@ from tightseal.guest.http import (
     content_type,
     judge,
     max_bytes,
+    platform_of,
     provider_url,
     tls_key_hash,
     too_large,
     unreachable,
     worth_repeating,
 )
-from tightseal.guest.response import ReleasedKeys
-from tightseal.model.keypath import DEFAULT_KEY_BYTES, KeyRequest
+from tightseal.guest.public_key import (
+    KeyName,
+    PublicKey,
+    public_key_request,
+    verify_public_key,
+)
+from tightseal.guest.released import ReleasedKeys
+from tightseal.model.exchange import CLIENT_NONCE_BYTES
+from tightseal.model.keypath import DEFAULT_KEY_BYTES, KeyPart, KeyRequest
 from tightseal.model.ports import Clock, EvidenceSource
 from tightseal.model.secret import Secret
-from tightseal.model.wire import CHALLENGE_PATH, KEYS_PATH, Proof
+from tightseal.model.wire import CHALLENGE_PATH, KEYS_PATH, PUBLIC_KEY_PATH, Proof
 
 __all__ = ["AsyncClient"]
 
@@ -45,7 +54,7 @@ class AsyncClient:
 
     Args:
         url: the provider's address.
-        source: makes this workload's evidence.
+        source: makes this workload's evidence; not needed for public halves.
         terms: pin, verifier of the provider's evidence, KEM.
         bounds: timeouts and retries.
         clock: Unix seconds.
@@ -61,7 +70,7 @@ class AsyncClient:
         self,
         url: str,
         *,
-        source: EvidenceSource,
+        source: EvidenceSource | None = None,
         terms: Terms,
         bounds: Bounds | None = None,
         clock: Clock = lambda: int(time.time()),
@@ -96,6 +105,7 @@ class AsyncClient:
         Raises:
             TightsealError: as the blocking client.
         """
+        source = platform_of(self._source)
         exchange = Exchange(self._terms, requests, proof=proof, event_log=event_log)
         try:
             answer = await self._post(CHALLENGE_PATH, exchange.challenge_request())
@@ -106,7 +116,7 @@ class AsyncClient:
                 now=self._clock(),
             )
             report_data = await asyncio.to_thread(check)
-            evidence = await asyncio.to_thread(self._source.evidence, report_data)
+            evidence = await asyncio.to_thread(source.evidence, report_data)
             answer = await self._post(KEYS_PATH, exchange.keys_request(evidence))
             finish = partial(exchange.open_response, answer.body, now=self._clock())
             return await asyncio.to_thread(finish)
@@ -114,11 +124,46 @@ class AsyncClient:
             exchange.wipe()
 
     async def key(
-        self, purpose: str, label: str = "", *, length: int = DEFAULT_KEY_BYTES
+        self,
+        purpose: str,
+        label: str = "",
+        *,
+        length: int = DEFAULT_KEY_BYTES,
+        part: KeyPart = KeyPart.PRIVATE,
     ) -> Secret:
         """Get one key, without its receipt; raises as :meth:`keys`."""
-        released = await self.keys(KeyRequest(purpose, label, length))
+        released = await self.keys(KeyRequest(purpose, label, length, part))
         return released.get(purpose, label)
+
+    async def public_key(
+        self, tenant: str, workload: str, purpose: str, label: str = ""
+    ) -> PublicKey:
+        """Get the public half of a published pair, without evidence.
+
+        What the answer proves: see :mod:`tightseal.guest.public_key`.
+
+        Raises:
+            ProviderError: as :meth:`keys`.
+            RequestError: the names are out of bounds.
+        """
+        name = KeyName(tenant, workload, purpose, label)
+        nonce = secrets.token_bytes(CLIENT_NONCE_BYTES)
+        collateral = self._terms.collateral
+        asked = public_key_request(
+            name, client_nonce=nonce, collateral=collateral.wants_stapled
+        )
+        answer = await self._post(PUBLIC_KEY_PATH, asked)
+        check = partial(
+            verify_public_key,
+            answer.body,
+            name=name,
+            client_nonce=nonce,
+            pin=self._terms.pin,
+            collateral=collateral,
+            now=self._clock(),
+            tolerance=self._terms.tolerance,
+        )
+        return await asyncio.to_thread(check)
 
     async def close(self) -> None:
         """Close the connections."""

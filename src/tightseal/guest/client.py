@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import secrets
 import ssl
 import time
 from collections.abc import Callable
@@ -20,17 +21,25 @@ from tightseal.guest.http import (
     content_type,
     judge,
     max_bytes,
+    platform_of,
     provider_url,
     tls_key_hash,
     too_large,
     unreachable,
     worth_repeating,
 )
-from tightseal.guest.response import ReleasedKeys
-from tightseal.model.keypath import DEFAULT_KEY_BYTES, KeyRequest
+from tightseal.guest.public_key import (
+    KeyName,
+    PublicKey,
+    public_key_request,
+    verify_public_key,
+)
+from tightseal.guest.released import ReleasedKeys
+from tightseal.model.exchange import CLIENT_NONCE_BYTES
+from tightseal.model.keypath import DEFAULT_KEY_BYTES, KeyPart, KeyRequest
 from tightseal.model.ports import Clock, EvidenceSource
 from tightseal.model.secret import Secret
-from tightseal.model.wire import CHALLENGE_PATH, KEYS_PATH, Proof
+from tightseal.model.wire import CHALLENGE_PATH, KEYS_PATH, PUBLIC_KEY_PATH, Proof
 
 __all__ = ["Client"]
 
@@ -43,7 +52,7 @@ class Client:
 
     Args:
         url: the provider's address.
-        source: makes this workload's evidence.
+        source: makes this workload's evidence; not needed for public halves.
         terms: pin, verifier of the provider's evidence, KEM.
         bounds: timeouts and retries.
         clock: Unix seconds.
@@ -60,7 +69,7 @@ class Client:
         self,
         url: str,
         *,
-        source: EvidenceSource,
+        source: EvidenceSource | None = None,
         terms: Terms,
         bounds: Bounds | None = None,
         clock: Clock = lambda: int(time.time()),
@@ -101,23 +110,57 @@ class Client:
             RequestError: the key requests or the event log are out of bounds.
             KeyReleaseError: ``envelope_invalid`` or ``kem_unsupported``.
         """
+        source = platform_of(self._source)
         exchange = Exchange(self._terms, requests, proof=proof, event_log=event_log)
         try:
             answer = self._post(CHALLENGE_PATH, exchange.challenge_request())
             report_data = exchange.check_challenge(
                 answer.body, tls_key_hash=answer.tls_key_hash, now=self._clock()
             )
-            evidence = self._source.evidence(report_data)
+            evidence = source.evidence(report_data)
             answer = self._post(KEYS_PATH, exchange.keys_request(evidence))
             return exchange.open_response(answer.body, now=self._clock())
         finally:
             exchange.wipe()
 
     def key(
-        self, purpose: str, label: str = "", *, length: int = DEFAULT_KEY_BYTES
+        self,
+        purpose: str,
+        label: str = "",
+        *,
+        length: int = DEFAULT_KEY_BYTES,
+        part: KeyPart = KeyPart.PRIVATE,
     ) -> Secret:
         """Get one key, without its receipt; raises as :meth:`keys`."""
-        return self.keys(KeyRequest(purpose, label, length)).get(purpose, label)
+        return self.keys(KeyRequest(purpose, label, length, part)).get(purpose, label)
+
+    def public_key(
+        self, tenant: str, workload: str, purpose: str, label: str = ""
+    ) -> PublicKey:
+        """Get the public half of a published pair, without evidence.
+
+        What the answer proves: see :mod:`tightseal.guest.public_key`.
+
+        Raises:
+            ProviderError: as :meth:`keys`.
+            RequestError: the names are out of bounds.
+        """
+        name = KeyName(tenant, workload, purpose, label)
+        nonce = secrets.token_bytes(CLIENT_NONCE_BYTES)
+        collateral = self._terms.collateral
+        asked = public_key_request(
+            name, client_nonce=nonce, collateral=collateral.wants_stapled
+        )
+        answer = self._post(PUBLIC_KEY_PATH, asked)
+        return verify_public_key(
+            answer.body,
+            name=name,
+            client_nonce=nonce,
+            pin=self._terms.pin,
+            collateral=collateral,
+            now=self._clock(),
+            tolerance=self._terms.tolerance,
+        )
 
     def close(self) -> None:
         """Close the connections."""

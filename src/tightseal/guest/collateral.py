@@ -27,7 +27,7 @@ from tightseal.errors import Code, CollateralError
 from tightseal.evidence.cache import ResultCache
 from tightseal.evidence.roots import VENDOR_ROOTS
 from tightseal.evidence.verify import EvidenceVerifier
-from tightseal.guest.challenge import ProviderCollateral
+from tightseal.guest.provider import ProviderCollateral
 from tightseal.model.verifiers import VerifierException, VerifierMode
 from tightseal.model.wire import IntelCollateralJson, SnpCertificatesJson, StapledJson
 

@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Final
 
 from tightseal.envelope.hpke import RecipientKey
 from tightseal.errors import Code, RequestError, ServiceError
-from tightseal.guest.challenge import (
-    CheckedChallenge,
-    ProviderCollateral,
-    Tolerance,
-    check_challenge,
-)
-from tightseal.guest.response import Question, ReleasedKeys, open_response
+from tightseal.guest.challenge import CheckedChallenge, check_challenge
+from tightseal.guest.provider import ProviderCollateral, Tolerance
+from tightseal.guest.released import ReleasedKeys
+from tightseal.guest.response import Question, open_response
+from tightseal.keys.pairs import PRIVATE_BYTES
 from tightseal.model.base64url import encode_base64url
 from tightseal.model.exchange import (
     CLIENT_NONCE_BYTES,
@@ -34,6 +32,7 @@ from tightseal.model.keypath import (
     MAX_KEY_BYTES,
     MAX_NAME_CHARS,
     MIN_KEY_BYTES,
+    KeyPart,
     KeyRequest,
 )
 from tightseal.model.wire import (
@@ -82,6 +81,9 @@ def check_requests(keys: tuple[KeyRequest, ...]) -> None:
         if not MIN_KEY_BYTES <= key.length <= MAX_KEY_BYTES:
             bounds = f"{MIN_KEY_BYTES} to {MAX_KEY_BYTES}"
             raise _malformed(f"length {key.length}, expected {bounds}")
+        if key.part is KeyPart.PUBLIC and key.length != PRIVATE_BYTES:
+            detail = f"the public half of a pair goes by the length {PRIVATE_BYTES}"
+            raise _malformed(f"length {key.length}: {detail}")
         for name in (key.purpose, key.label):
             printable = name.isascii() and name.isprintable()
             if not printable or len(name) > MAX_NAME_CHARS:

@@ -15,18 +15,22 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tightseal.errors import (
     CODES,
     Code,
+    PlatformError,
     ProviderError,
     RequestError,
     ServiceError,
     SettingsError,
 )
+from tightseal.model.ports import EvidenceSource
 from tightseal.model.wire import (
     CHALLENGE_PATH,
     KEYS_PATH,
     MAX_CHALLENGE_RESPONSE_BYTES,
     MAX_KEYS_RESPONSE_BYTES,
     MAX_PROBLEM_BYTES,
+    MAX_PUBLIC_KEY_RESPONSE_BYTES,
     PROBLEM_CONTENT_TYPE,
+    PUBLIC_KEY_PATH,
     Problem,
     decode_json,
 )
@@ -39,6 +43,7 @@ __all__ = [
     "RefusedError",
     "judge",
     "max_bytes",
+    "platform_of",
     "provider_url",
     "tls_key_hash",
     "unreachable",
@@ -57,10 +62,12 @@ _SERVER_ERROR: Final = 500
 _MAX_BYTES: Final = {
     CHALLENGE_PATH: MAX_CHALLENGE_RESPONSE_BYTES,
     KEYS_PATH: MAX_KEYS_RESPONSE_BYTES,
+    PUBLIC_KEY_PATH: MAX_PUBLIC_KEY_RESPONSE_BYTES,
 }
 _FORM_CODE: Final = {
     CHALLENGE_PATH: Code.CHALLENGE_INVALID,
     KEYS_PATH: Code.RESPONSE_INVALID,
+    PUBLIC_KEY_PATH: Code.RESPONSE_INVALID,
 }
 
 
@@ -142,6 +149,18 @@ def provider_url(text: str) -> httpx.URL:
     if not known or parts.query or parts.fragment or parts.username:
         raise SettingsError(Code.SETTINGS_INVALID, detail)
     return url
+
+
+def platform_of(source: EvidenceSource | None) -> EvidenceSource:
+    """The source of a client that is about to make evidence.
+
+    Raises:
+        PlatformError: ``platform_unsupported``, where the client was given none.
+    """
+    if source is None:
+        detail = "this client has no platform, so it can ask for public halves only"
+        raise PlatformError(Code.PLATFORM_UNSUPPORTED, detail)
+    return source
 
 
 def max_bytes(path: str) -> int:

@@ -3,7 +3,7 @@
 
 A pin comes from the workload's own measured configuration or from its image: from
 somewhere that shows in the workload's evidence. Never from the provider being asked: a
-host can run the genuine image with a keyring and settings of its own.
+host can run the genuine image with a keyring, a policy root and settings of its own.
 """
 
 from __future__ import annotations
@@ -21,12 +21,22 @@ from tightseal.errors import Code, SettingsError
 from tightseal.model.claims import TcbStatus, Tee, Vendor
 from tightseal.model.provider import ProviderIdentity, sidecar_keyring_id
 
-__all__ = ["MAX_PIN_BYTES", "ProviderPin", "pin_from_toml", "pin_to_toml", "read_pin"]
+__all__ = [
+    "MAX_PIN_BYTES",
+    "ProviderPin",
+    "RootedIdentity",
+    "pin_from_toml",
+    "pin_to_toml",
+    "read_pin",
+]
 
 MAX_PIN_BYTES: Final = 64 * 1024
 """Longest pin file."""
 
 MAX_TRUST_DOMAINS: Final = 16
+POLICY_ROOT_BYTES: Final = 32
+"""SHA-256 over the first root of a signed policy."""
+
 SIDECAR: Final = "sidecar"
 """In place of a keyring id: the constant of the sidecar shape, which has no keyring."""
 
@@ -36,11 +46,41 @@ _UP_TO_DATE: Final = frozenset({TcbStatus.UP_TO_DATE})
 
 
 @dataclass(frozen=True, slots=True)
+class RootedIdentity:
+    """A provider's identity under any settings that its policy root has signed.
+
+    The settings digest is left to whoever holds the keys of the policy root. So it can
+    only be left out where that root is pinned, which is why the root is not optional
+    here: an image alone says nothing about the settings that a host gives it.
+
+    Attributes:
+        tee: the provider's TEE kind as text.
+        measurement: as of ``ProviderIdentity``.
+        keyring_id: 32 bytes.
+        policy_root: 32 bytes.
+
+    Raises:
+        SettingsError: ``settings_invalid``, where the policy root is not 32 bytes.
+    """
+
+    tee: str
+    measurement: bytes
+    keyring_id: bytes
+    policy_root: bytes
+
+    def __post_init__(self) -> None:
+        """Refuse ``None`` in place of a root: a provider without one would match."""
+        root: object = self.policy_root
+        if not isinstance(root, bytes) or len(root) != POLICY_ROOT_BYTES:
+            raise _invalid("policy_root: needed where no settings_digest is pinned")
+
+
+@dataclass(frozen=True, slots=True)
 class ProviderPin:
     """Everything that a provider must be.
 
     Attributes:
-        identity: the four parts, compared whole.
+        identity: the four parts, or all but the settings digest; every part compared.
         trust_domains: as ``str(TrustDomain)``: ``intel``, ``amd``, or
             ``simulated:<root key id>``.
         allow_simulated: must be said besides naming a simulated trust domain.
@@ -51,7 +91,7 @@ class ProviderPin:
         SettingsError: ``settings_invalid``.
     """
 
-    identity: ProviderIdentity
+    identity: ProviderIdentity | RootedIdentity
     trust_domains: frozenset[str]
     allow_simulated: bool = False
     accepted_tcb: frozenset[TcbStatus] = field(default=_UP_TO_DATE)
@@ -82,8 +122,8 @@ class _PinTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tee: Tee
     measurement: str
     keyring_id: str
-    settings_digest: str
     trust_domains: list[str]
+    settings_digest: str | None = None
     policy_root: str | None = None
     allow_simulated: bool = False
     accepted_tcb: list[TcbStatus] = msgspec.field(
@@ -114,8 +154,9 @@ def pin_from_toml(text: str) -> ProviderPin:
     """Decode a pin: one table ``[provider]``, unknown keys refused.
 
     Keys: ``tee``, ``measurement``, ``keyring_id`` (hex, or ``sidecar``),
-    ``settings_digest``, ``trust_domains``, and optionally ``policy_root``,
-    ``allow_simulated``, ``accepted_tcb``.
+    ``trust_domains``, and optionally ``policy_root``, ``allow_simulated``,
+    ``accepted_tcb``. ``settings_digest`` may be left out where ``policy_root`` is
+    given: then any settings signed under that root will do.
 
     Raises:
         SettingsError: ``settings_invalid``.
@@ -126,25 +167,31 @@ def pin_from_toml(text: str) -> ProviderPin:
         table = msgspec.convert(tomllib.loads(text), _PinFile).provider
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, RecursionError) as e:
         raise _invalid(f"pin: {e}") from e
-    root = table.policy_root
-    sidecar = table.keyring_id == SIDECAR
-    identity = ProviderIdentity(
-        tee=table.tee.value,
-        measurement=_hex(
-            table.measurement, "measurement", _MEASUREMENT_BYTES[table.tee]
-        ),
-        keyring_id=sidecar_keyring_id()
-        if sidecar
-        else _hex(table.keyring_id, "keyring_id", 32),
-        policy_root=None if root is None else _hex(root, "policy_root", 32),
-        settings_digest=_hex(table.settings_digest, "settings_digest", 64),
-    )
     return ProviderPin(
-        identity=identity,
+        identity=_identity(table),
         trust_domains=frozenset(table.trust_domains),
         allow_simulated=table.allow_simulated,
         accepted_tcb=frozenset(table.accepted_tcb),
     )
+
+
+def _identity(table: _PinTable) -> ProviderIdentity | RootedIdentity:
+    tee, digest, root = table.tee.value, table.settings_digest, table.policy_root
+    measurement = _hex(table.measurement, "measurement", _MEASUREMENT_BYTES[table.tee])
+    keyring_id = (
+        sidecar_keyring_id()
+        if table.keyring_id == SIDECAR
+        else _hex(table.keyring_id, "keyring_id", 32)
+    )
+    policy_root = None if root is None else _hex(root, "policy_root", POLICY_ROOT_BYTES)
+    if digest is not None:
+        settings_digest = _hex(digest, "settings_digest", 64)
+        return ProviderIdentity(
+            tee, measurement, keyring_id, policy_root, settings_digest
+        )
+    if policy_root is None:
+        raise _invalid("pin: settings_digest: needed where no policy_root is given")
+    return RootedIdentity(tee, measurement, keyring_id, policy_root)
 
 
 def pin_to_toml(pin: ProviderPin) -> str:
@@ -159,13 +206,16 @@ def pin_to_toml(pin: ProviderPin) -> str:
         f'tee = "{identity.tee}"',
         f'measurement = "{identity.measurement.hex()}"',
         f'keyring_id = "{SIDECAR if sidecar else identity.keyring_id.hex()}"',
-        f'settings_digest = "{identity.settings_digest.hex()}"',
+    ]
+    if identity.policy_root is not None:
+        lines.append(f'policy_root = "{identity.policy_root.hex()}"')
+    if isinstance(identity, ProviderIdentity):
+        lines.append(f'settings_digest = "{identity.settings_digest.hex()}"')
+    lines += [
         f"trust_domains = [{_quoted(pin.trust_domains)}]",
         f"allow_simulated = {str(pin.allow_simulated).lower()}",
         f"accepted_tcb = [{_quoted(s.value for s in pin.accepted_tcb)}]",
     ]
-    if identity.policy_root is not None:
-        lines.insert(4, f'policy_root = "{identity.policy_root.hex()}"')
     return "\n".join(lines) + "\n"
 
 

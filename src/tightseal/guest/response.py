@@ -4,29 +4,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Final, Protocol, Self
-
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from dataclasses import dataclass
+from typing import Final, Protocol
 
 from tightseal.errors import Code, KeyReleaseError, ProviderError, RequestError
-from tightseal.guest.challenge import (
-    CheckedChallenge,
+from tightseal.guest.challenge import CheckedChallenge
+from tightseal.guest.pins import ProviderPin
+from tightseal.guest.provider import (
     Tolerance,
     VerifierFor,
     check_claims,
+    check_signature,
     verified,
 )
-from tightseal.guest.pins import ProviderPin
+from tightseal.guest.released import Receipt, ReleasedKey, ReleasedKeys
+from tightseal.keys.pairs import PRIVATE_BYTES, check_public_half
 from tightseal.model.claims import Vendor
-from tightseal.model.exchange import (
-    Transcript,
-    quote_proof_report_data,
-    response_body,
-)
-from tightseal.model.keypath import KeyRequest
-from tightseal.model.provider import ProviderIdentity
+from tightseal.model.exchange import KeyFacts, Transcript, quote_proof_report_data
+from tightseal.model.keypath import KeyPart, KeyRequest, KeyType
 from tightseal.model.secret import Secret
 from tightseal.model.wire import (
     KeysResponse,
@@ -40,6 +35,7 @@ __all__ = [
     "Opener",
     "Question",
     "Receipt",
+    "ReleasedKey",
     "ReleasedKeys",
     "open_response",
 ]
@@ -68,75 +64,6 @@ class Question:
     transcript: Transcript
     evidence: bytes
     proof: Proof
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What proves the release.
-
-    Attributes:
-        transcript_hash: 64 bytes.
-        entry_id: names the entry in the provider's log, 16 bytes.
-        issued_at: Unix seconds by the provider's clock.
-        signed: the bytes that the signature covers.
-        signature: Ed25519 by ``public_key``, checked.
-        public_key: the attested key of the challenge.
-        quote: the provider's evidence over ``signed``, checked; ``None`` where it was
-            not asked for.
-        single_verifier: whether one verifier alone judged the workload's evidence.
-        trust_domain: of the exchange, as it stands in the key path.
-    """
-
-    transcript_hash: bytes
-    entry_id: bytes
-    issued_at: int
-    signed: bytes
-    signature: bytes
-    public_key: bytes
-    quote: bytes | None
-    single_verifier: bool
-    trust_domain: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReleasedKeys:
-    """The keys, and what proves their release. A context manager that wipes them.
-
-    Attributes:
-        receipt: the receipt.
-        provider: who released them.
-        simulated: whether the provider is of a simulated world.
-        requests: what was asked for, in order.
-    """
-
-    receipt: Receipt
-    provider: ProviderIdentity
-    simulated: bool
-    requests: tuple[KeyRequest, ...]
-    _secrets: tuple[Secret, ...] = field(repr=False)
-
-    def get(self, purpose: str, label: str = "") -> Secret:
-        """The key of a purpose and label.
-
-        Raises:
-            KeyReleaseError: ``key_path_invalid``, where it was not asked for.
-        """
-        for request, secret in zip(self.requests, self._secrets, strict=True):
-            if (request.purpose, request.label) == (purpose, label):
-                return secret
-        detail = f"no key {purpose!r} {label!r} was asked for"
-        raise KeyReleaseError(Code.KEY_PATH_INVALID, detail)
-
-    def wipe(self) -> None:
-        """Overwrite the keys; see ``Secret`` for what Python cannot promise."""
-        for secret in self._secrets:
-            secret.wipe()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.wipe()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,17 +108,9 @@ def open_response(
         response = decode_json(body, KeysResponse).parsed()
     except RequestError as e:
         raise _invalid(e.detail) from e
-    signed = response_body(
-        transcript_hash=response.transcript_hash,
-        envelopes=response.envelopes,
-        entry_id=response.entry_id,
-        issued_at=response.issued_at,
-        single_verifier=response.single_verifier,
-        trust_domain=response.trust_domain,
-    )
     answer = _Answer(
         response=response,
-        signed=signed,
+        signed=response.signed_body(),
         question=question,
         pin=pin,
         tolerance=tolerance,
@@ -201,13 +120,11 @@ def open_response(
         check(answer)
     if question.proof is Proof.QUOTE:
         _check_quote_proof(answer, verifier_for=verifier_for)
-    secrets = _open_all(response.envelopes, question=question, recipient=recipient)
     return ReleasedKeys(
         receipt=_receipt(answer),
         provider=question.challenge.binding.identity,
         simulated=question.challenge.claims.trust_domain.simulated,
-        requests=question.transcript.keys,
-        _secrets=secrets,
+        keys=_open_all(response, question=question, recipient=recipient),
     )
 
 
@@ -228,12 +145,32 @@ def _count(a: _Answer) -> None:
         raise _invalid(f"{got} envelopes, expected {expected}")
 
 
+def _facts(a: _Answer) -> None:
+    """What the envelopes are said to hold must fit what was asked for.
+
+    The type is for policy to decide; that it goes with part and length is not.
+    """
+    facts, requests = a.response.keys, a.question.transcript.keys
+    if len(facts) != len(requests):
+        raise _invalid(f"facts of {len(facts)} keys, expected {len(requests)}")
+    for index, (fact, request) in enumerate(zip(facts, requests, strict=True)):
+        if fact.part is not request.part:
+            detail = f"{fact.part.value} part, asked for {request.part.value}"
+            raise _invalid(f"key {index}: {detail}")
+        if fact.key_type is KeyType.RAW and fact.part is KeyPart.PUBLIC:
+            raise _invalid(f"key {index}: the public half of a raw key")
+        if fact.key_type is not KeyType.RAW and request.length != PRIVATE_BYTES:
+            detail = f"a pair, asked for {request.length} bytes"
+            raise _invalid(f"key {index}: {detail}")
+
+
 def _signature(a: _Answer) -> None:
-    try:
-        key = Ed25519PublicKey.from_public_bytes(a.response.public_key)
-        key.verify(a.response.signature, a.signed)
-    except (InvalidSignature, ValueError) as e:
-        raise _invalid("the signature is not by the attested key") from e
+    check_signature(
+        a.response.public_key,
+        signature=a.response.signature,
+        signed=a.signed,
+        code=Code.RESPONSE_INVALID,
+    )
 
 
 def _time(a: _Answer) -> None:
@@ -253,6 +190,7 @@ RESPONSE_CHECKS: Final[tuple[tuple[str, Callable[[_Answer], None]], ...]] = (
     ("public_key", _public_key),
     ("transcript", _transcript),
     ("envelope_count", _count),
+    ("key_facts", _facts),
     ("signature", _signature),
     ("issue_time", _time),
     ("not_simulated", _not_simulated),
@@ -279,25 +217,45 @@ def _check_quote_proof(a: _Answer, *, verifier_for: VerifierFor) -> None:
 
 
 def _open_all(
-    envelopes: tuple[bytes, ...], *, question: Question, recipient: Opener
-) -> tuple[Secret, ...]:
+    response: ParsedKeysResponse, *, question: Question, recipient: Opener
+) -> tuple[ReleasedKey, ...]:
     """Open every envelope, or none: what was opened is wiped on a failure."""
-    opened: list[Secret] = []
+    opened: list[ReleasedKey] = []
     transcript = question.transcript
     try:
-        pairs = zip(envelopes, transcript.keys, strict=True)
-        for index, (envelope, request) in enumerate(pairs):
+        for index, (envelope, fact, request) in enumerate(
+            zip(response.envelopes, response.keys, transcript.keys, strict=True)
+        ):
             info = transcript.hpke_info(question.evidence, index=index)
             secret = recipient.open(envelope, info=info)
-            opened.append(secret)
-            if len(secret) != request.length:
-                detail = f"key {index}: {len(secret)} bytes, asked for {request.length}"
-                raise _invalid(detail)
+            opened.append(
+                ReleasedKey(
+                    request=request,
+                    type=fact.key_type,
+                    generation=fact.generation,
+                    secret=secret,
+                )
+            )
+            _check_opened(secret, fact, request, index=index)
     except BaseException:
-        for secret in opened:
-            secret.wipe()
+        for key in opened:
+            key.secret.wipe()
         raise
     return tuple(opened)
+
+
+def _check_opened(
+    secret: Secret, fact: KeyFacts, request: KeyRequest, *, index: int
+) -> None:
+    """What came out of an envelope must be what it is said to hold."""
+    if fact.part is KeyPart.PUBLIC:
+        try:
+            check_public_half(secret.reveal(), fact.key_type)
+        except KeyReleaseError as e:
+            raise _invalid(f"key {index}: {e.detail}") from e
+    elif len(secret) != request.length:
+        detail = f"key {index}: {len(secret)} bytes, asked for {request.length}"
+        raise _invalid(detail)
 
 
 def _receipt(a: _Answer) -> Receipt:
@@ -312,6 +270,8 @@ def _receipt(a: _Answer) -> Receipt:
         quote=response.quote if a.question.proof is Proof.QUOTE else None,
         single_verifier=response.single_verifier,
         trust_domain=response.trust_domain,
+        policy=response.policy,
+        anchor=response.anchor,
     )
 
 

@@ -10,36 +10,67 @@ level                 value that enters
 ``KDF_TENANT``        ``tenant``
 ``KDF_WORKLOAD``      ``[protocol class, generation, workload binding]``
 ``KDF_PURPOSE``       ``purpose``
-``KDF_LABEL``         ``[label, length in bytes]``
+``KDF_LABEL``         raw keys: ``[label, length in bytes]``
+``KDF_KEY_PAIR``      key pairs, in its place: ``[type, label, length of the seed]``
 ====================  ==========================================================
 
 The KDF is that of the whole chain. Inner nodes have the size of its hash (32, 48 or 64
 bytes); the length asked for is part of the last step, so that a short key is never a
-prefix of a longer one. The formula is frozen by ``tests/data/key_vectors.json``.
+prefix of a longer one. A raw key and the pairs of the same purpose and label stand side
+by side, none above another: who holds one can compute none of the others. The formula
+is frozen by ``tests/data/key_vectors.json``.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tightseal.errors import Code, KeyReleaseError
 from tightseal.keys.form import check_path
 from tightseal.keys.kdf import check_root, node_bytes, step
+from tightseal.keys.pairs import private_half, public_half, seed_bytes
+from tightseal.model.keypath import KeyPart, KeyType
 from tightseal.model.labels import Label
+from tightseal.model.secret import Secret
 
 if TYPE_CHECKING:
     from tightseal.model.canonical import Value
     from tightseal.model.keypath import KeyPath
-    from tightseal.model.secret import Secret
 
-__all__ = ["derive"]
+__all__ = ["derive", "released_key"]
+
+
+def released_key(root: Secret, path: KeyPath, part: KeyPart) -> Secret:
+    """What leaves for one key request: the key itself, or the public half of a pair.
+
+    Whether that part may leave is not judged here: it comes from a grant.
+
+    Returns:
+        ``path.length`` bytes of a raw key; 32 bytes of a private half; 32 or 33 bytes
+        of a public half (see :mod:`tightseal.keys.pairs`).
+
+    Raises:
+        KeyReleaseError: as :func:`derive`; ``key_path_invalid`` for the public half of
+            a raw key.
+    """
+    if part is KeyPart.PRIVATE:
+        return derive(root, path)
+    if path.key_type is KeyType.RAW:
+        detail = "a raw key has no public half"
+        raise KeyReleaseError(Code.KEY_PATH_INVALID, detail)
+    private = derive(root, path)
+    try:
+        return Secret(public_half(private, path.key_type))
+    finally:
+        private.wipe()
 
 
 def derive(root: Secret, path: KeyPath) -> Secret:
     """Derive the key of ``path`` from ``root``: ``path.length`` bytes.
 
-    The same root and path give the same key in every version. Inner nodes are wiped as
-    far as Python allows (see ``Secret``). Whether the path may be asked for is not
-    judged here: it comes from a grant.
+    Of a pair that is the private half. The same root and path give the same key in
+    every version. Inner nodes are wiped as far as Python allows (see ``Secret``).
+    Whether the path may be asked for is not judged here: it comes from a grant.
 
     Raises:
         KeyReleaseError: ``key_path_invalid``, where a field is malformed;
@@ -59,12 +90,30 @@ def derive(root: Secret, path: KeyPath) -> Secret:
         if node is not root:
             node.wipe()
         node = child
-    last: list[Value] = [path.label, path.length]
-    key = step(
-        path.kdf, parent=node, label=Label.KDF_LABEL, value=last, length=path.length
-    )
+    key = _last_level(node, path)
     node.wipe()
     return key
+
+
+def _last_level(purpose: Secret, path: KeyPath) -> Secret:
+    if path.key_type is KeyType.RAW:
+        raw: list[Value] = [path.label, path.length]
+        return step(
+            path.kdf,
+            parent=purpose,
+            label=Label.KDF_LABEL,
+            value=raw,
+            length=path.length,
+        )
+    size = seed_bytes(path.key_type)
+    pair: list[Value] = [path.key_type.value, path.label, size]
+    seed = step(
+        path.kdf, parent=purpose, label=Label.KDF_KEY_PAIR, value=pair, length=size
+    )
+    try:
+        return private_half(seed, path.key_type)
+    finally:
+        seed.wipe()
 
 
 def _inner_levels(path: KeyPath) -> tuple[tuple[Label, Value], ...]:

@@ -10,7 +10,9 @@ import re
 from typing import Final, NoReturn
 
 from tightseal.errors import Code, KeyReleaseError
+from tightseal.keys.pairs import PRIVATE_BYTES
 from tightseal.model.claims import MEASUREMENT_NAMES, Tee
+from tightseal.model.exchange import MAX_GENERATION
 from tightseal.model.keypath import (
     MAX_KEY_BYTES,
     MAX_NAME_CHARS,
@@ -19,6 +21,7 @@ from tightseal.model.keypath import (
     IdentityKind,
     Kdf,
     KeyPath,
+    KeyType,
     ProtocolClass,
     WorkloadBinding,
 )
@@ -26,12 +29,8 @@ from tightseal.model.keypath import (
 __all__ = [
     "MAX_BINDING_PAIRS",
     "MAX_BINDING_VALUE_BYTES",
-    "MAX_GENERATION",
     "check_path",
 ]
-
-MAX_GENERATION: Final = (1 << 32) - 1
-"""Highest version of a root."""
 
 MAX_BINDING_PAIRS: Final = 32
 """Most attributes, and most measurements, of one workload."""
@@ -60,7 +59,10 @@ def check_path(path: KeyPath) -> None:
     if path.label != "":
         _name("label", path.label)
     _whole("generation", path.generation, 0, MAX_GENERATION)
+    _member("key_type", path.key_type, KeyType)
     _whole("length", path.length, MIN_KEY_BYTES, MAX_KEY_BYTES)
+    if path.key_type is not KeyType.RAW and path.length != PRIVATE_BYTES:
+        _refuse("length", f"{PRIVATE_BYTES}, where the key is a pair")
     _binding(path.workload)
 
 

@@ -81,18 +81,22 @@ def digest(label: Label, value: Value) -> bytes:
     return hashlib.sha512(labelled(label, value)).digest()
 
 
-def decode(data: bytes) -> Value:
+def decode(data: bytes, *, max_bytes: int = MAX_ENCODED_BYTES) -> Value:
     """Decode one deterministic encoding; anything else is refused.
 
+    Args:
+        data: the encoding.
+        max_bytes: the longest that is looked at.
+
     Raises:
-        RequestError: ``request_too_large`` over ``MAX_ENCODED_BYTES``;
+        RequestError: ``request_too_large`` over ``max_bytes``;
             ``request_malformed``, where ``data`` is not CBOR, not in the closed set, or
             not the deterministic encoding of its value: lengths and integers that are
             not shortest, indefinite lengths, keys out of order or twice, tags, floats,
             other simple values, nesting over ``MAX_DEPTH``, trailing bytes.
     """
-    if len(data) > MAX_ENCODED_BYTES:
-        detail = f"CBOR: {len(data)} bytes, at most {MAX_ENCODED_BYTES}"
+    if len(data) > max_bytes:
+        detail = f"CBOR: {len(data)} bytes, at most {max_bytes}"
         raise RequestError(Code.REQUEST_TOO_LARGE, detail)
     reader = _Reader(data)
     value = reader.item(0)

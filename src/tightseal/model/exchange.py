@@ -9,16 +9,20 @@ from enum import StrEnum
 from typing import Final
 
 from tightseal.model.canonical import Value, digest, labelled
-from tightseal.model.keypath import KeyRequest
+from tightseal.model.keypath import KeyPart, KeyPath, KeyRequest, KeyType
 from tightseal.model.labels import Label
 from tightseal.model.provider import AttestedKeyBinding
+from tightseal.model.state import AnchorClass
 
 __all__ = [
     "CLIENT_NONCE_BYTES",
+    "MAX_GENERATION",
     "MAX_KEY_REQUESTS",
     "PROTOCOL_VERSION",
     "ChallengeBody",
     "Kem",
+    "KeyFacts",
+    "PolicyInForce",
     "Transcript",
     "quote_proof_report_data",
     "response_body",
@@ -28,6 +32,9 @@ PROTOCOL_VERSION: Final = 1
 CLIENT_NONCE_BYTES: Final = 32
 MAX_KEY_REQUESTS: Final = 16
 """Most keys in one exchange."""
+
+MAX_GENERATION: Final = (1 << 32) - 1
+"""Highest version of a root."""
 
 
 class Kem(StrEnum):
@@ -120,27 +127,83 @@ class Transcript:
         return labelled(Label.HPKE_INFO, [self.hash_with(evidence), index])
 
 
+@dataclass(frozen=True, slots=True)
+class KeyFacts:
+    """What an envelope holds; the key request does not say all of it.
+
+    Attributes:
+        key_type: raw bytes, or which kind of pair; policy decides it.
+        part: the key itself, or the public half of a pair.
+        generation: version of the root that it was derived from.
+    """
+
+    key_type: KeyType
+    part: KeyPart
+    generation: int
+
+    @classmethod
+    def of(cls, path: KeyPath, request: KeyRequest) -> KeyFacts:
+        """The facts of a key that is derived along ``path`` for ``request``."""
+        return cls(path.key_type, request.part, path.generation)
+
+    def as_value(self) -> Value:
+        """The facts as a canonical value."""
+        return [self.key_type.value, self.part.value, self.generation]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyInForce:
+    """The signed policy that a decision was made under.
+
+    Attributes:
+        version: of the bundle; only rises.
+        digest: SHA-256 of the bundle, 32 bytes.
+    """
+
+    version: int
+    digest: bytes
+
+    def as_value(self) -> Value:
+        """Version and digest as a canonical value."""
+        return [self.version, self.digest]
+
+
 def response_body(
     *,
     transcript_hash: bytes,
     envelopes: tuple[bytes, ...],
+    keys: tuple[KeyFacts, ...],
     entry_id: bytes,
     issued_at: int,
     single_verifier: bool,
     trust_domain: str,
+    policy: PolicyInForce | None,
+    anchor: AnchorClass | None,
 ) -> bytes:
     """The bytes that the attested key signs over a response.
 
     Args:
         transcript_hash: of ``Transcript.hash_with``, 64 bytes.
         envelopes: the ciphertexts, in the order of the key requests.
+        keys: what each envelope holds, in the same order.
         entry_id: names the journal entry, 16 bytes.
         issued_at: Unix seconds by the provider's clock.
         single_verifier: whether one verifier alone judged the workload's evidence.
         trust_domain: of the exchange, as it stands in the key path.
+        policy: the signed policy in force; ``None`` where none is signed.
+        anchor: what notices that the provider's whole state was put back; ``None``
+            where the release depended on no state.
     """
     hashes: list[Value] = [hashlib.sha256(e).digest() for e in envelopes]
-    said: list[Value] = [entry_id, issued_at, single_verifier, trust_domain]
+    said: list[Value] = [
+        [k.as_value() for k in keys],
+        entry_id,
+        issued_at,
+        single_verifier,
+        trust_domain,
+        None if policy is None else policy.as_value(),
+        None if anchor is None else anchor.value,
+    ]
     return labelled(Label.SIGN_RESPONSE, [transcript_hash, hashes, *said])
 
 

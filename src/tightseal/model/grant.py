@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tightseal.model.keypath import KeyPath
+from tightseal.model.usage import UsageDemand
 
 __all__ = ["Grant", "Reason"]
 
@@ -27,7 +28,18 @@ class Grant:
     Attributes:
         paths: one key path for each key request, in order.
         reasons: every rule that was looked at.
+        workload: ``tenant/name`` of the workload in the policy; empty for the built-in
+            policy, which knows no names.
+        image: label of the image that fitted; likewise.
+        usage: what must be counted before a key leaves; one for each purpose with a
+            rule of which a private part was asked for.
+        adopted: for each path whose key was adopted from another path, the name of the
+            record that says from which; ``None`` for others. In the order of ``paths``.
     """
 
     paths: tuple[KeyPath, ...]
     reasons: tuple[Reason, ...] = ()
+    workload: str = ""
+    image: str = ""
+    usage: tuple[UsageDemand, ...] = ()
+    adopted: tuple[str | None, ...] = ()

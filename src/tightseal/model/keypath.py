@@ -18,8 +18,10 @@ __all__ = [
     "Authority",
     "IdentityKind",
     "Kdf",
+    "KeyPart",
     "KeyPath",
     "KeyRequest",
+    "KeyType",
     "ProtocolClass",
     "WorkloadBinding",
 ]
@@ -47,6 +49,26 @@ class ProtocolClass(StrEnum):
 
     V1 = "v1"
     LEGACY = "legacy"
+
+
+class KeyType(StrEnum):
+    """What a purpose's key is; all but ``raw`` are key pairs."""
+
+    RAW = "raw"
+    X25519 = "x25519"
+    ED25519 = "ed25519"
+    P256 = "p256"
+    SECP256K1 = "secp256k1"
+
+
+class KeyPart(StrEnum):
+    """Which part of a key is asked for."""
+
+    PRIVATE = "private"
+    """The key itself: raw bytes, or the private half of a pair."""
+
+    PUBLIC = "public"
+    """The public half of a pair; nothing secret leaves."""
 
 
 class IdentityKind(StrEnum):
@@ -114,7 +136,8 @@ class KeyPath:
         generation: version of the root; 0 for a platform's own sealing key.
         purpose: what the key is for.
         label: a sub-key of the purpose; empty for the purpose's own.
-        length: bytes of the key.
+        length: bytes of the key; of a pair, those of its private half.
+        key_type: raw bytes, or which kind of pair.
     """
 
     kdf: Kdf
@@ -126,6 +149,7 @@ class KeyPath:
     purpose: str
     label: str = ""
     length: int = DEFAULT_KEY_BYTES
+    key_type: KeyType = KeyType.RAW
 
     def as_value(self) -> Value:
         """The path as a canonical value, for the journal."""
@@ -139,6 +163,7 @@ class KeyPath:
             "purpose": self.purpose,
             "label": self.label,
             "length": self.length,
+            "type": self.key_type.value,
         }
 
 
@@ -149,13 +174,16 @@ class KeyRequest:
     Attributes:
         purpose: such as ``disk``; printable ASCII, 1 to ``MAX_NAME_CHARS``.
         label: a sub-key; may be empty.
-        length: bytes, ``MIN_KEY_BYTES`` to ``MAX_KEY_BYTES``.
+        length: bytes, ``MIN_KEY_BYTES`` to ``MAX_KEY_BYTES``; of a pair, those of its
+            private half, whichever part is asked for.
+        part: the key itself, or the public half of a pair.
     """
 
     purpose: str
     label: str = ""
     length: int = DEFAULT_KEY_BYTES
+    part: KeyPart = KeyPart.PRIVATE
 
     def as_value(self) -> Value:
         """The request as a canonical value."""
-        return [self.purpose, self.label, self.length]
+        return [self.purpose, self.label, self.length, self.part.value]

@@ -22,6 +22,9 @@ class Label(StrEnum):
     # signatures by the attested key
     SIGN_CHALLENGE = "tightseal/v1/signature/challenge"
     SIGN_RESPONSE = "tightseal/v1/signature/response"
+    SIGN_PUBLIC_KEY = "tightseal/v1/signature/public-key"
+    # signatures by operators
+    SIGN_ACTION = "tightseal/v1/signature/operator-action"
     # hashes and MACs
     TRANSCRIPT = "tightseal/v1/hash/transcript"
     CLAIMS = "tightseal/v1/hash/claims"
@@ -30,12 +33,19 @@ class Label(StrEnum):
     NONCE_MAC = "tightseal/v1/mac/nonce"
     COLLATERAL_GUARD_MAC = "tightseal/v1/mac/collateral-guard"
     REDEEMED_NONCE = "tightseal/v1/hash/redeemed-nonce"
+    POLICY_ROOT = "tightseal/v1/hash/policy-root"
+    KEY_RECORD = "tightseal/v1/hash/key-record"
+    KEYRING_ID = "tightseal/v1/hash/keyring-id"
+    KEYRING_MAC = "tightseal/v1/mac/keyring"
     STATE_INDEX = "tightseal/v1/mac/state-index"
     STATE_LEAF = "tightseal/v1/hash/state-leaf"
     STATE_NODE = "tightseal/v1/hash/state-node"
     STATE_HEAD = "tightseal/v1/hash/state-head"
     # associated data of what is sealed
     SEAL_STATE_RECORD = "tightseal/v1/aead/state-record"
+    SEAL_GENERATION = "tightseal/v1/aead/keyring-generation"
+    SEAL_SLOT = "tightseal/v1/aead/keyring-slot"
+    SEAL_WRAPPED_KEY = "tightseal/v1/aead/wrapped-key"
     SEAL_STATE_HEAD = "tightseal/v1/aead/state-head"
     # HPKE
     HPKE_INFO = "tightseal/v1/hpke/info"
@@ -45,10 +55,17 @@ class Label(StrEnum):
     KDF_WORKLOAD = "tightseal/v1/kdf/workload"
     KDF_PURPOSE = "tightseal/v1/kdf/purpose"
     KDF_LABEL = "tightseal/v1/kdf/label"
+    KDF_KEY_PAIR = "tightseal/v1/kdf/key-pair"
     # KDF: the provider's own secrets
     KDF_ATTESTED_KEY = "tightseal/v1/kdf/attested-key"
     KDF_NONCE_MAC = "tightseal/v1/kdf/nonce-mac"
     KDF_COLLATERAL_GUARD = "tightseal/v1/kdf/collateral-guard"
+    KDF_KEYRING_SEAL = "tightseal/v1/kdf/keyring-seal"
+    KDF_KEYRING_MAC = "tightseal/v1/kdf/keyring-mac"
+    KDF_KEYRING_STATE = "tightseal/v1/kdf/keyring-state"
+    KDF_SLOT = "tightseal/v1/kdf/slot-wrapping"
+    KDF_SLOT_FACTORS = "tightseal/v1/kdf/slot-factors"
+    KDF_WRAPPED_KEY = "tightseal/v1/kdf/wrapped-key"
     KDF_STATE_STORE = "tightseal/v1/kdf/state-store"
     KDF_STATE_SEAL = "tightseal/v1/kdf/state-seal"
     KDF_STATE_ONCE = "tightseal/v1/kdf/state-once"

@@ -29,6 +29,10 @@ from tightseal.model.verifiers import VerifierException, VerifierMode
 from tightseal.model.wire_fields import MAX_EVENT_LOG_BYTES, MAX_EVIDENCE_BYTES
 
 __all__ = [
+    "DECIDED_BY_DOCUMENTS",
+    "FIRST_START",
+    "MEASURED_ALONE",
+    "ExpiredPolicy",
     "LegacyDerivation",
     "LegacySettings",
     "LimitSettings",
@@ -57,6 +61,35 @@ LAUNCH_MEASUREMENTS: Final = {
 All else is chosen by the host (MRCONFIGID, HOST_DATA) or extended by whatever runs: a
 host with firmware of its own puts any value into an RTMR.
 """
+
+
+FIRST_START: Final = "first-start"
+"""In place of a policy root: that of the first bundle that comes; development only."""
+
+DECIDED_BY_DOCUMENTS: Final = (
+    "accepted_tcb",
+    "snp_minimum_tcb",
+    "tdx_identity",
+    "sgx_identity",
+    "snp_identity",
+    "platform",
+    "kdf",
+    "tenant",
+)
+"""Settings of the built-in policy; under a policy root the documents decide instead."""
+
+MEASURED_ALONE: Final = ("policy_root", "simulated_roots")
+"""Settings that no bundle can change: they say whom to believe in the first place."""
+
+
+class ExpiredPolicy(StrEnum):
+    """What happens when the policy in force has expired and no newer one came."""
+
+    KEEP = "keep"
+    """It goes on deciding, and health says so: a late signature costs no disk."""
+
+    REFUSE = "refuse"
+    """Nothing is released until a newer one comes."""
 
 
 class PlatformRule(StrEnum):
@@ -153,6 +186,10 @@ class ReleaseSettings(
         attested_key_life: seconds after which the attested key is renewed.
         simulated_roots: base64 of the DER root certificates of simulated worlds that
             are accepted. Empty in production.
+        policy_root: the pinned policy root, 64 hex digits: documents in signed bundles
+            decide. Empty: the built-in policy of these settings. ``first-start``: the
+            root of the first bundle that comes, in simulated worlds only.
+        expired_policy: whether a policy whose signatures have expired goes on.
         legacy: the framed TCP protocol.
         limits: bounds on requests.
     """
@@ -186,6 +223,10 @@ class ReleaseSettings(
     simulated_roots: Annotated[
         tuple[str, ...], msgspec.Meta(max_length=MAX_SIMULATED_ROOTS)
     ] = ()
+    policy_root: Annotated[
+        str, msgspec.Meta(pattern=rf"^([0-9a-f]{{64}}|{FIRST_START})?\Z")
+    ] = ""
+    expired_policy: ExpiredPolicy = ExpiredPolicy.KEEP
     legacy: LegacySettings = LegacySettings()
     limits: LimitSettings = LimitSettings()
 
@@ -205,6 +246,28 @@ class ReleaseSettings(
             _refuse("accepted_tcb names Revoked, which is never accepted")
         for text in self.simulated_roots:
             _decode_root(text)
+
+    def check_measured(self) -> None:
+        """Refuse what the measured configuration must leave to signed bundles.
+
+        Under a policy root the settings digest is in no key path, so what changes a
+        release has to be signed: else a host that edits a file would keep the keys.
+
+        Raises:
+            SettingsError: ``settings_invalid``, naming the settings.
+        """
+        if not self.policy_root:
+            return
+        if self.policy_root == FIRST_START and not self.simulated_roots:
+            _refuse(
+                "policy_root is first-start, which is for simulated worlds: the host "
+                "would choose who decides; give the root that the approvers made"
+            )
+        if unsigned := sorted(set(self.differences()) - set(MEASURED_ALONE)):
+            _refuse(
+                f"{', '.join(unsigned)}: under a policy root it comes in the signed "
+                "bundle's release.toml; leave it out here"
+            )
 
     def identity_selections(self) -> dict[Tee, tuple[str, ...]]:
         """The selected measurements of each TEE."""
@@ -226,9 +289,19 @@ class ReleaseSettings(
         """SHA-512 over the labelled encoding of :meth:`differences`; 64 bytes."""
         return digest(Label.SETTINGS, self.differences())
 
-    def authority(self) -> Authority:
-        """What stands behind the rules where no policy root is pinned."""
+    def authority(self, policy_root: bytes | None = None) -> Authority:
+        """What stands behind the rules: the policy root, or these settings alone."""
+        if policy_root is not None:
+            return Authority(kind="policy_root", value=policy_root)
         return Authority(kind="settings_digest", value=self.digest())
+
+    def under(self, measured: ReleaseSettings) -> ReleaseSettings:
+        """These settings, as a signed bundle brought them, beside the measured ones.
+
+        What is measured alone is taken from there, whatever the bundle says.
+        """
+        kept = {name: getattr(measured, name) for name in MEASURED_ALONE}
+        return msgspec.structs.replace(self, **kept)
 
 
 def _differences(settings: msgspec.Struct) -> dict[str, Value]:

@@ -10,32 +10,21 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Annotated, Final, Literal, TypeAlias, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 
 from tightseal.errors import CODES, Code, RequestError, TightsealError
-from tightseal.model.base64url import decode_base64url, encode_base64url
-from tightseal.model.exchange import (
-    CLIENT_NONCE_BYTES,
-    MAX_KEY_REQUESTS,
-    ChallengeBody,
-    Kem,
-    Transcript,
-)
-from tightseal.model.keypath import (
-    DEFAULT_KEY_BYTES,
-    MAX_KEY_BYTES,
-    MIN_KEY_BYTES,
-    KeyRequest,
-)
-from tightseal.model.provider import AttestedKeyBinding
+from tightseal.model.base64url import encode_base64url
+from tightseal.model.exchange import CLIENT_NONCE_BYTES, ChallengeBody
+from tightseal.model.state import AnchorClass
 from tightseal.model.wire_binding import AttestedKeyBindingJson, ProviderIdentityJson
-from tightseal.model.wire_collateral import IntelCollateralJson, SnpCertificatesJson
+from tightseal.model.wire_collateral import (
+    IntelCollateralJson,
+    SnpCertificatesJson,
+    StapledJson,
+)
 from tightseal.model.wire_fields import (
-    ENTRY_ID_BYTES,
-    HASH_BYTES,
     MAX_CHALLENGE_REQUEST_BYTES,
     MAX_CHALLENGE_RESPONSE_BYTES,
     MAX_ENVELOPE_BYTES,
@@ -44,23 +33,33 @@ from tightseal.model.wire_fields import (
     MAX_KEYS_REQUEST_BYTES,
     MAX_KEYS_RESPONSE_BYTES,
     MAX_PROBLEM_BYTES,
-    MAX_RECIPIENT_KEY_BYTES,
-    PUBLIC_KEY_BYTES,
+    MAX_PUBLIC_KEY_REQUEST_BYTES,
+    MAX_PUBLIC_KEY_RESPONSE_BYTES,
     SIGNATURE_BYTES,
-    TRANSCRIPT_HASH_BYTES,
     BoundedText,
-    EnvelopeText,
-    EventLogText,
     EvidenceText,
-    LabelText,
     NonceText,
-    PurposeText,
-    RecipientText,
     Seconds,
     ShortText,
     evidence_bytes,
     exactly,
     nonce_bytes,
+)
+from tightseal.model.wire_keys import (
+    KeyFactsJson,
+    KeyItem,
+    KeysRequest,
+    KeysResponse,
+    ParsedKeysRequest,
+    ParsedKeysResponse,
+    PolicyJson,
+    Proof,
+    ReceiptJson,
+)
+from tightseal.model.wire_public_key import (
+    ParsedPublicKey,
+    PublicKeyRequest,
+    PublicKeyResponse,
 )
 
 __all__ = [
@@ -74,22 +73,30 @@ __all__ = [
     "MAX_KEYS_REQUEST_BYTES",
     "MAX_KEYS_RESPONSE_BYTES",
     "MAX_PROBLEM_BYTES",
+    "MAX_PUBLIC_KEY_REQUEST_BYTES",
+    "MAX_PUBLIC_KEY_RESPONSE_BYTES",
     "PROBLEM_CONTENT_TYPE",
     "PROBLEM_TYPE_PREFIX",
+    "PUBLIC_KEY_PATH",
     "AttestedKeyBindingJson",
     "ChallengeRequest",
     "ChallengeResponse",
     "InfoResponse",
     "IntelCollateralJson",
+    "KeyFactsJson",
     "KeyItem",
     "KeysRequest",
     "KeysResponse",
     "ParsedChallenge",
     "ParsedKeysRequest",
     "ParsedKeysResponse",
+    "ParsedPublicKey",
+    "PolicyJson",
     "Problem",
     "Proof",
     "ProviderIdentityJson",
+    "PublicKeyRequest",
+    "PublicKeyResponse",
     "ReceiptJson",
     "SnpCertificatesJson",
     "StapledJson",
@@ -99,18 +106,11 @@ __all__ = [
 
 CHALLENGE_PATH: Final = "/v1/challenge"
 KEYS_PATH: Final = "/v1/keys"
+PUBLIC_KEY_PATH: Final = "/v1/public-key"
 PROBLEM_CONTENT_TYPE: Final = "application/problem+json"
 PROBLEM_TYPE_PREFIX: Final = "urn:tightseal:error:"
 
 _T = TypeVar("_T", bound=msgspec.Struct)
-StapledJson: TypeAlias = IntelCollateralJson | SnpCertificatesJson
-
-
-class Proof(StrEnum):
-    """How a response proves itself."""
-
-    ATTESTED_KEY = "attested_key"
-    QUOTE = "quote"
 
 
 class ChallengeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -202,207 +202,6 @@ class ChallengeResponse(msgspec.Struct, frozen=True):
         )
 
 
-class KeyItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One key that is asked for."""
-
-    purpose: PurposeText
-    label: LabelText = ""
-    length: Annotated[int, msgspec.Meta(ge=MIN_KEY_BYTES, le=MAX_KEY_BYTES)] = (
-        DEFAULT_KEY_BYTES
-    )
-
-
-_Keys = Annotated[
-    list[KeyItem], msgspec.Meta(min_length=1, max_length=MAX_KEY_REQUESTS)
-]
-
-
-@dataclass(frozen=True, slots=True)
-class ParsedKeysRequest:
-    """A keys request with bytes.
-
-    Attributes:
-        nonce: the provider's nonce.
-        binding_key_hash: SHA-256 of the attested key that signed the challenge.
-        kem, recipient_key: the envelope's recipient.
-        keys: the key requests, in order.
-        event_log: the event log, or ``None``.
-        evidence: the workload's evidence.
-        proof: how the response shall prove itself.
-    """
-
-    nonce: bytes
-    binding_key_hash: bytes
-    kem: Kem
-    recipient_key: bytes
-    keys: tuple[KeyRequest, ...]
-    event_log: bytes | None
-    evidence: bytes
-    proof: Proof
-
-    def transcript(self, binding: AttestedKeyBinding) -> Transcript:
-        """The transcript of this request under the binding of its challenge."""
-        log = self.event_log
-        return Transcript(
-            binding=binding,
-            nonce=self.nonce,
-            kem=self.kem,
-            recipient_key=self.recipient_key,
-            keys=self.keys,
-            event_log_hash=None if log is None else hashlib.sha256(log).digest(),
-        )
-
-
-class KeysRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``POST /v1/keys``: evidence that answers a challenge, and the keys wanted."""
-
-    version: Literal[1]
-    nonce: NonceText
-    binding_key_hash: ShortText
-    kem: Kem
-    recipient_key: RecipientText
-    keys: _Keys
-    evidence: EvidenceText
-    event_log: EventLogText | None = None
-    proof: Proof = Proof.ATTESTED_KEY
-
-    @classmethod
-    def of(cls, parsed: ParsedKeysRequest) -> KeysRequest:
-        """Encode a request."""
-        log = parsed.event_log
-        return cls(
-            version=1,
-            nonce=encode_base64url(parsed.nonce),
-            binding_key_hash=encode_base64url(parsed.binding_key_hash),
-            kem=parsed.kem,
-            recipient_key=encode_base64url(parsed.recipient_key),
-            keys=[KeyItem(k.purpose, k.label, k.length) for k in parsed.keys],
-            evidence=encode_base64url(parsed.evidence),
-            event_log=None if log is None else encode_base64url(log),
-            proof=parsed.proof,
-        )
-
-    def parsed(self) -> ParsedKeysRequest:
-        """Decode every field; raises ``request_malformed``."""
-        log = self.event_log
-        return ParsedKeysRequest(
-            nonce=nonce_bytes(self.nonce),
-            binding_key_hash=exactly(
-                self.binding_key_hash, "binding_key_hash", HASH_BYTES
-            ),
-            kem=self.kem,
-            recipient_key=decode_base64url(
-                self.recipient_key,
-                field="recipient_key",
-                min_bytes=1,
-                max_bytes=MAX_RECIPIENT_KEY_BYTES,
-            ),
-            keys=tuple(KeyRequest(k.purpose, k.label, k.length) for k in self.keys),
-            event_log=None
-            if log is None
-            else decode_base64url(
-                log, field="event_log", max_bytes=MAX_EVENT_LOG_BYTES
-            ),
-            evidence=evidence_bytes(self.evidence, "evidence"),
-            proof=self.proof,
-        )
-
-
-class ReceiptJson(msgspec.Struct, frozen=True):
-    """What proves a release.
-
-    Attributes:
-        transcript_hash: ``Transcript.hash_with``, 64 bytes.
-        entry_id: names the journal entry, 16 bytes.
-        issued_at: Unix seconds by the provider's clock.
-        signature: by the attested key over ``exchange.response_body``.
-        public_key: the attested key that signed, 32 bytes.
-        single_verifier, trust_domain: what the provider says of the workload's
-            evidence.
-        quote: the provider's evidence over ``exchange.quote_proof_report_data``,
-            where it was asked for.
-    """
-
-    transcript_hash: ShortText
-    entry_id: ShortText
-    issued_at: Seconds
-    signature: ShortText
-    public_key: ShortText
-    single_verifier: bool
-    trust_domain: BoundedText
-    quote: EvidenceText | None
-
-
-_Envelopes = Annotated[
-    list[EnvelopeText], msgspec.Meta(min_length=1, max_length=MAX_KEY_REQUESTS)
-]
-
-
-@dataclass(frozen=True, slots=True)
-class ParsedKeysResponse:
-    """A keys response with bytes; nothing about it has been checked but its form."""
-
-    envelopes: tuple[bytes, ...]
-    transcript_hash: bytes
-    entry_id: bytes
-    issued_at: int
-    signature: bytes
-    public_key: bytes
-    single_verifier: bool
-    trust_domain: str
-    quote: bytes | None
-
-
-class KeysResponse(msgspec.Struct, frozen=True):
-    """The envelopes, in the order of the key requests, and the receipt."""
-
-    version: Literal[1]
-    envelopes: _Envelopes
-    receipt: ReceiptJson
-
-    @classmethod
-    def of(cls, parsed: ParsedKeysResponse) -> KeysResponse:
-        """Encode a response."""
-        quote = parsed.quote
-        return cls(
-            version=1,
-            envelopes=[encode_base64url(e) for e in parsed.envelopes],
-            receipt=ReceiptJson(
-                transcript_hash=encode_base64url(parsed.transcript_hash),
-                entry_id=encode_base64url(parsed.entry_id),
-                issued_at=parsed.issued_at,
-                signature=encode_base64url(parsed.signature),
-                public_key=encode_base64url(parsed.public_key),
-                single_verifier=parsed.single_verifier,
-                trust_domain=parsed.trust_domain,
-                quote=None if quote is None else encode_base64url(quote),
-            ),
-        )
-
-    def parsed(self) -> ParsedKeysResponse:
-        """Decode every field; raises ``request_malformed``."""
-        receipt = self.receipt
-        quote = receipt.quote
-        return ParsedKeysResponse(
-            envelopes=tuple(
-                decode_base64url(
-                    e, field="envelope", min_bytes=1, max_bytes=MAX_ENVELOPE_BYTES
-                )
-                for e in self.envelopes
-            ),
-            transcript_hash=exactly(
-                receipt.transcript_hash, "transcript_hash", TRANSCRIPT_HASH_BYTES
-            ),
-            entry_id=exactly(receipt.entry_id, "entry_id", ENTRY_ID_BYTES),
-            issued_at=receipt.issued_at,
-            signature=exactly(receipt.signature, "signature", SIGNATURE_BYTES),
-            public_key=exactly(receipt.public_key, "public_key", PUBLIC_KEY_BYTES),
-            single_verifier=receipt.single_verifier,
-            trust_domain=receipt.trust_domain,
-            quote=None if quote is None else evidence_bytes(quote, "quote"),
-        )
-
-
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     """A problem document (RFC 9457) with a stable code.
 
@@ -446,6 +245,8 @@ class InfoResponse(msgspec.Struct, frozen=True):
         simulated: whether that is a simulated world.
         kems: what envelopes can be sealed with.
         legacy: whether the framed TCP protocol is served.
+        policy: the signed policy in force, or null.
+        anchor: what notices that its whole state was put back, or null.
     """
 
     versions: list[int]
@@ -454,6 +255,8 @@ class InfoResponse(msgspec.Struct, frozen=True):
     simulated: bool
     kems: list[str]
     legacy: bool
+    policy: PolicyJson | None = None
+    anchor: AnchorClass | None = None
 
 
 _MAX_BYTES: Final[dict[type[msgspec.Struct], int]] = {
@@ -461,6 +264,8 @@ _MAX_BYTES: Final[dict[type[msgspec.Struct], int]] = {
     ChallengeResponse: MAX_CHALLENGE_RESPONSE_BYTES,
     KeysRequest: MAX_KEYS_REQUEST_BYTES,
     KeysResponse: MAX_KEYS_RESPONSE_BYTES,
+    PublicKeyRequest: MAX_PUBLIC_KEY_REQUEST_BYTES,
+    PublicKeyResponse: MAX_PUBLIC_KEY_RESPONSE_BYTES,
 }
 
 

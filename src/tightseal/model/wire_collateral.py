@@ -8,7 +8,7 @@ lower-case hex) and the tag ``kind``; AMD's holds DER certificates in base64url.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
@@ -20,7 +20,7 @@ from tightseal.model.base64url import (
 )
 from tightseal.model.collateral import IntelCollateral, SnpCertificates
 
-__all__ = ["IntelCollateralJson", "SnpCertificatesJson"]
+__all__ = ["IntelCollateralJson", "SnpCertificatesJson", "StapledJson"]
 
 MAX_TEXT_CHARS: Final = 128 * 1024
 """Longest certificate chain, TCB info or QE identity."""
@@ -137,3 +137,7 @@ def _hex(text: str, field: str) -> bytes:
         detail = f"{field}: not lower-case hex"
         raise RequestError(Code.REQUEST_MALFORMED, detail)
     return bytes.fromhex(text)
+
+
+StapledJson: TypeAlias = IntelCollateralJson | SnpCertificatesJson
+"""Collateral that a provider sends along; the tag ``kind`` says which."""

@@ -8,6 +8,7 @@ from typing import Annotated, Final
 import msgspec
 
 from tightseal.model.base64url import base64url_chars, decode_base64url
+from tightseal.model.exchange import MAX_GENERATION
 from tightseal.model.keypath import MAX_NAME_CHARS
 
 MIN_NONCE_BYTES: Final = 16
@@ -18,6 +19,10 @@ HASH_BYTES: Final = 32
 TRANSCRIPT_HASH_BYTES: Final = 64
 PUBLIC_KEY_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
+MIN_PUBLIC_HALF_BYTES: Final = 32
+MAX_PUBLIC_HALF_BYTES: Final = 33
+"""A public half is raw or a compressed point; its type decides."""
+
 ENTRY_ID_BYTES: Final = 16
 SETTINGS_DIGEST_BYTES: Final = 64
 MIN_MEASUREMENT_BYTES: Final = 32
@@ -43,8 +48,16 @@ MAX_CHALLENGE_RESPONSE_BYTES: Final = 4 << 20
 """Room for stapled collateral, whose CRLs grow over the years."""
 
 MAX_KEYS_RESPONSE_BYTES: Final = 2 << 20
+MAX_PUBLIC_KEY_REQUEST_BYTES: Final = 8192
+"""Four names, each character of which may be written as an escape of six."""
+
+MAX_PUBLIC_KEY_RESPONSE_BYTES: Final = MAX_CHALLENGE_RESPONSE_BYTES
+MAX_POLICY_VERSION: Final = (1 << 53) - 1
+"""Beyond this JSON readers of other languages lose whole numbers."""
+
 MAX_PROBLEM_BYTES: Final = 16 * 1024
 
+GenerationNumber = Annotated[int, msgspec.Meta(ge=0, le=MAX_GENERATION)]
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=MAX_UNIX_SECONDS)]
 NonceText = Annotated[str, msgspec.Meta(max_length=base64url_chars(MAX_NONCE_BYTES))]
 ShortText = Annotated[str, msgspec.Meta(max_length=base64url_chars(64))]

@@ -177,7 +177,11 @@ class AttestedKeys:
             algorithm=hashes.SHA256(),
             length=32,
             salt=None,
-            info=labelled(Label.KDF_ATTESTED_KEY, epoch),
+            # Another identity has another key: an answer to a challenge that was signed
+            # under other settings is told as such.
+            info=labelled(
+                Label.KDF_ATTESTED_KEY, [epoch, self._own_identity.as_value()]
+            ),
         ).derive(self._seed.reveal())
         private_key = Ed25519PrivateKey.from_private_bytes(raw)
         binding = AttestedKeyBinding(

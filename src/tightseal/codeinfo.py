@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each code means: HTTP status, the public sentence, and what to do next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from tightseal.codes import Code, Fault
+
+__all__ = ["CODES", "CodeInfo"]
+
+
+@dataclass(frozen=True, slots=True)
+class CodeInfo:
+    """What a code means.
+
+    Attributes:
+        fault: who has to act.
+        status: HTTP status of the problem document.
+        public: the only sentence an untrusted caller gets.
+        remedy: what the operator should do next; empty where ``detail`` says it.
+    """
+
+    fault: Fault
+    status: int
+    public: str
+    remedy: str = ""
+
+
+_EVIDENCE_DEFAULT: Final = CodeInfo(Fault.EVIDENCE, 403, "The evidence was refused.")
+_COLLATERAL_DEFAULT: Final = CodeInfo(
+    Fault.COLLATERAL,
+    503,
+    "The evidence cannot be judged at the moment.",
+    "Refresh the collateral: tightseal collateral fetch",
+)
+_POLICY_DEFAULT: Final = CodeInfo(Fault.POLICY, 403, "The policy does not allow this.")
+_KEY_DEFAULT: Final = CodeInfo(Fault.KEY, 400, "The key cannot be delivered this way.")
+_EXCHANGE_DEFAULT: Final = CodeInfo(
+    Fault.EVIDENCE, 403, "The evidence does not answer this challenge."
+)
+_SERVICE_DEFAULT: Final = CodeInfo(
+    Fault.SERVICE, 503, "The provider cannot serve this request."
+)
+_CLIENT_DEFAULT: Final = CodeInfo(
+    Fault.SERVICE, 502, "The provider could not be trusted or reached."
+)
+
+_SPECIFIC: Final[dict[Code, CodeInfo]] = {
+    Code.EVIDENCE_UNREADABLE: CodeInfo(
+        Fault.EVIDENCE,
+        400,
+        "The evidence could not be read.",
+        "Give the evidence as binary, hex or base64: tightseal inspect FILE",
+    ),
+    Code.EVIDENCE_TOO_LARGE: CodeInfo(
+        Fault.EVIDENCE, 413, "The evidence is larger than the limit."
+    ),
+    Code.REQUEST_MALFORMED: CodeInfo(
+        Fault.SERVICE, 400, "The request is not of the documented form."
+    ),
+    Code.REQUEST_TOO_LARGE: CodeInfo(
+        Fault.SERVICE, 413, "The request is larger than the limit."
+    ),
+    Code.REQUEST_TIMEOUT: CodeInfo(
+        Fault.SERVICE, 408, "The request did not arrive in time."
+    ),
+    Code.NOT_FOUND: CodeInfo(Fault.SERVICE, 404, "There is nothing at this address."),
+    Code.METHOD_NOT_ALLOWED: CodeInfo(
+        Fault.SERVICE, 405, "This address does not take this method."
+    ),
+    Code.OVERLOADED: CodeInfo(
+        Fault.SERVICE, 503, "The provider is busy; try again shortly."
+    ),
+    Code.INTERNAL: CodeInfo(Fault.SERVICE, 500, "The provider met an internal error."),
+    Code.SETTINGS_INVALID: CodeInfo(
+        Fault.SERVICE,
+        500,
+        "The provider's settings are invalid.",
+        "See every setting: tightseal config show",
+    ),
+    Code.POLICY_INVALID: CodeInfo(
+        Fault.SERVICE,
+        500,
+        "The provider's policy is invalid.",
+        "Check the document: tightseal policy lint FILE",
+    ),
+    Code.POLICY_MISSING: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "Give the provider its first bundle: tightseal policy publish",
+    ),
+    Code.POLICY_EXPIRED: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "Sign the policy anew and publish it: tightseal policy sign",
+    ),
+    Code.BUNDLE_MALFORMED: CodeInfo(
+        Fault.SERVICE,
+        400,
+        "The bundle is not of the documented form.",
+        "Make it anew: tightseal policy publish --out FILE",
+    ),
+    Code.BUNDLE_ROOT_MISMATCH: CodeInfo(
+        Fault.SERVICE,
+        403,
+        "The bundle was refused.",
+        "Its first root is not the pinned one: compare with tightseal policy show",
+    ),
+    Code.BUNDLE_UNDERSIGNED: CodeInfo(
+        Fault.SERVICE,
+        403,
+        "The bundle was refused.",
+        "Let more of the approvers sign: tightseal policy sign",
+    ),
+    Code.BUNDLE_EXPIRED: CodeInfo(
+        Fault.SERVICE,
+        403,
+        "The bundle was refused.",
+        "Sign it anew, with a later end: tightseal policy sign",
+    ),
+    Code.BUNDLE_ROLLED_BACK: CodeInfo(
+        Fault.SERVICE,
+        409,
+        "The bundle was refused.",
+        "A newer one was accepted before: publish that one, or sign a newer one.",
+    ),
+    Code.BUNDLE_INCOMPLETE: CodeInfo(
+        Fault.SERVICE,
+        400,
+        "The bundle was refused.",
+        "A file is missing or is not the one that was signed: sign, then publish.",
+    ),
+    Code.ACTION_MALFORMED: CodeInfo(
+        Fault.SERVICE,
+        400,
+        "The action is not of the documented form.",
+        "Make it anew: tightseal action sign",
+    ),
+    Code.ACTION_UNDERSIGNED: CodeInfo(
+        Fault.SERVICE,
+        403,
+        "The action was refused.",
+        "Let more holders of the role sign: tightseal action sign FILE",
+    ),
+    Code.ACTION_NOT_ALLOWED: CodeInfo(
+        Fault.SERVICE,
+        403,
+        "The action was refused.",
+        "No role of the policy allows it: see [[role]] in tightseal policy show",
+    ),
+    Code.ACTION_EXPIRED: CodeInfo(
+        Fault.SERVICE,
+        403,
+        "The action was refused.",
+        "Make and sign it anew: tightseal action sign",
+    ),
+    Code.ACTION_REPLAYED: CodeInfo(
+        Fault.SERVICE,
+        409,
+        "The action was refused.",
+        "It was done before; to do it again, make and sign another one.",
+    ),
+    Code.ACTION_PROVIDER_MISMATCH: CodeInfo(
+        Fault.SERVICE,
+        403,
+        "The action was refused.",
+        "It was signed for a provider of another policy root or keyring.",
+    ),
+    Code.CLOCK_BEHIND: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "Set the host's clock: it is behind collateral that was signed before.",
+    ),
+    Code.STATE_TAMPERED: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "The state was changed from outside: restore it from a backup.",
+    ),
+    Code.STATE_ROLLED_BACK: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "An older state was put back: bring the newest one, or a newer backup.",
+    ),
+    Code.STATE_SCHEMA_UNSUPPORTED: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "Older state: tightseal state migrate. Newer state: run a newer version.",
+    ),
+    Code.NONCE_REPLAYED: CodeInfo(
+        Fault.EVIDENCE, 409, "This challenge has been answered already."
+    ),
+    Code.NONCE_EXPIRED: CodeInfo(
+        Fault.EVIDENCE, 403, "The challenge has expired; ask for a new one."
+    ),
+    Code.COLLATERAL_UNREADABLE: CodeInfo(
+        Fault.COLLATERAL,
+        503,
+        "The collateral could not be read.",
+        "Give the JSON of QuoteCollateralV3, or for SNP a folder of certificates.",
+    ),
+    Code.COLLATERAL_NOT_FOUND: CodeInfo(
+        Fault.COLLATERAL,
+        503,
+        "The evidence cannot be judged at the moment.",
+        "No configured PCCS or KDS knows this platform: is it registered there?",
+    ),
+    Code.COLLATERAL_ROLLBACK: CodeInfo(
+        Fault.COLLATERAL,
+        503,
+        "The evidence cannot be judged at the moment.",
+        "Newer collateral was seen before: refresh the PCCS, or name a newer one.",
+    ),
+    Code.COLLATERAL_GUARD_BROKEN: CodeInfo(
+        Fault.COLLATERAL,
+        503,
+        "The evidence cannot be judged at the moment.",
+        "Restore the guard's file from a backup, or move it away and create a new one.",
+    ),
+    Code.VERIFIERS_DISAGREE: CodeInfo(
+        Fault.EVIDENCE,
+        403,
+        "The evidence was refused.",
+        "Compare: tightseal verify --verifier native and --verifier dcap-qvl",
+    ),
+    Code.EVENT_LOG_MALFORMED: CodeInfo(
+        Fault.EVIDENCE,
+        400,
+        "The event log could not be read.",
+        "Send the CCEL table's data, or dstack's event log as a JSON array.",
+    ),
+    Code.EVENT_LOG_TOO_LARGE: CodeInfo(
+        Fault.EVIDENCE, 413, "The event log is larger than the limit."
+    ),
+    Code.EVENT_LOG_MISMATCH: CodeInfo(
+        Fault.EVIDENCE,
+        403,
+        "The evidence was refused.",
+        "Read log and evidence with no event between them, and send the whole log.",
+    ),
+    Code.ROOT_NOT_TRUSTED: CodeInfo(
+        Fault.EVIDENCE,
+        403,
+        "The evidence was refused.",
+        "Evidence of a simulated world needs --root-ca, or its root in the settings.",
+    ),
+}
+
+
+def _describe(code: Code) -> CodeInfo:
+    """Look up a code, falling back to the default of its block in the enumeration."""
+    order = list(Code)
+    at = order.index(code)
+    blocks = (
+        (Code.EVIDENCE_UNREADABLE, _EVIDENCE_DEFAULT),
+        (Code.COLLATERAL_UNREADABLE, _COLLATERAL_DEFAULT),
+        (Code.TCB_STATUS_NOT_ACCEPTED, _POLICY_DEFAULT),
+        (Code.RECIPIENT_KEY_INVALID, _KEY_DEFAULT),
+        (Code.REPORT_DATA_MISMATCH, _EXCHANGE_DEFAULT),
+        (Code.REQUEST_MALFORMED, _SERVICE_DEFAULT),
+        (Code.CHALLENGE_INVALID, _CLIENT_DEFAULT),
+    )
+    default = _EVIDENCE_DEFAULT
+    for first, info in blocks:
+        if at >= order.index(first):
+            default = info
+    return _SPECIFIC.get(code, default)
+
+
+CODES: Final[dict[Code, CodeInfo]] = {code: _describe(code) for code in Code}
+"""Every code with its meaning; the documentation's table is printed from this."""

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a workload holds after an exchange: its keys, and what proves their release."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Self
+
+from tightseal.errors import Code, KeyReleaseError
+from tightseal.keys.pairs import public_half
+from tightseal.model.exchange import PolicyInForce
+from tightseal.model.keypath import KeyPart, KeyRequest, KeyType
+from tightseal.model.provider import ProviderIdentity
+from tightseal.model.secret import Secret
+from tightseal.model.state import AnchorClass
+
+__all__ = ["Receipt", "ReleasedKey", "ReleasedKeys"]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What proves the release.
+
+    Attributes:
+        transcript_hash: 64 bytes.
+        entry_id: names the entry in the provider's log, 16 bytes.
+        issued_at: Unix seconds by the provider's clock.
+        signed: the bytes that the signature covers.
+        signature: Ed25519 by ``public_key``, checked.
+        public_key: the attested key of the challenge.
+        quote: the provider's evidence over ``signed``, checked; ``None`` where it was
+            not asked for.
+        single_verifier: whether one verifier alone judged the workload's evidence.
+        trust_domain: of the exchange, as it stands in the key path.
+        policy: the signed policy that granted it; ``None`` where none is signed.
+        anchor: what notices that the provider's whole state was put back; ``None``
+            where the release depended on no state. See ``anchor.not_noticed``.
+    """
+
+    transcript_hash: bytes
+    entry_id: bytes
+    issued_at: int
+    signed: bytes
+    signature: bytes
+    public_key: bytes
+    quote: bytes | None
+    single_verifier: bool
+    trust_domain: str
+    policy: PolicyInForce | None
+    anchor: AnchorClass | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedKey:
+    """One key, or the public half of a pair.
+
+    Attributes:
+        request: what was asked for.
+        type: raw bytes, or which kind of pair; the provider's policy decides it.
+        generation: version of the root that it was derived from.
+        secret: ``request.length`` bytes of a raw key; of a pair the private half, 32
+            bytes, or the public half where that was asked for.
+    """
+
+    request: KeyRequest
+    type: KeyType
+    generation: int
+    secret: Secret
+
+    @property
+    def part(self) -> KeyPart:
+        """The key itself, or the public half of a pair."""
+        return self.request.part
+
+    def public_half(self) -> bytes:
+        """The public half of a pair, whichever part was released; 32 or 33 bytes.
+
+        Raises:
+            KeyReleaseError: ``key_path_invalid``, where the key is raw.
+        """
+        if self.part is KeyPart.PUBLIC:
+            return self.secret.reveal()
+        return public_half(self.secret, self.type)
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedKeys:
+    """The keys, and what proves their release. A context manager that wipes them.
+
+    Attributes:
+        receipt: the receipt.
+        provider: who released them.
+        simulated: whether the provider is of a simulated world.
+        keys: in the order of the key requests.
+    """
+
+    receipt: Receipt
+    provider: ProviderIdentity
+    simulated: bool
+    keys: tuple[ReleasedKey, ...] = field(repr=False)
+
+    def key(self, purpose: str, label: str = "") -> ReleasedKey:
+        """The key of a purpose and label, with its type.
+
+        Raises:
+            KeyReleaseError: ``key_path_invalid``, where it was not asked for.
+        """
+        for key in self.keys:
+            if (key.request.purpose, key.request.label) == (purpose, label):
+                return key
+        detail = f"no key {purpose!r} {label!r} was asked for"
+        raise KeyReleaseError(Code.KEY_PATH_INVALID, detail)
+
+    def get(self, purpose: str, label: str = "") -> Secret:
+        """The bytes of a key; raises as :meth:`key`."""
+        return self.key(purpose, label).secret
+
+    def wipe(self) -> None:
+        """Overwrite the keys; see ``Secret`` for what Python cannot promise."""
+        for key in self.keys:
+            key.secret.wipe()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wipe()

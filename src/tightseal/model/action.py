@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operator actions: one signed, replay-proof envelope for all that may be asked.
+
+An action names the providers it is meant for (policy root and keyring), an id that no
+provider does twice, and an end. Operators sign its canonical value; the file that they
+pass around is of :mod:`tightseal.model.action_file`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final, TypeAlias
+
+from tightseal.model.canonical import Value, labelled
+from tightseal.model.claims import Tee
+from tightseal.model.keypath import (
+    Authority,
+    IdentityKind,
+    Kdf,
+    KeyPath,
+    WorkloadBinding,
+)
+from tightseal.model.labels import Label
+from tightseal.model.usage import key_record
+
+__all__ = [
+    "ACTION_ID_BYTES",
+    "ACTION_VERSION",
+    "KEYRING_ID_BYTES",
+    "MAX_SIGNATURES",
+    "POLICY_ROOT_BYTES",
+    "PUBLIC_KEY_BYTES",
+    "SIGNATURE_BYTES",
+    "Action",
+    "ActionKind",
+    "AdoptParameters",
+    "KeyParameters",
+    "KeySource",
+    "Parameters",
+    "Signature",
+    "SignedAction",
+]
+
+ACTION_VERSION: Final = 1
+ACTION_ID_BYTES: Final = 16
+POLICY_ROOT_BYTES: Final = 32
+KEYRING_ID_BYTES: Final = 32
+PUBLIC_KEY_BYTES: Final = 32
+SIGNATURE_BYTES: Final = 64
+"""Lengths of what an action holds, in bytes."""
+
+MAX_SIGNATURES: Final = 32
+"""Most signatures of one action."""
+
+
+class ActionKind(StrEnum):
+    """What an operator may ask of a running provider."""
+
+    ADOPT = "adopt"
+    """A measured key goes on under a name."""
+
+    RELEASE_PLATFORM = "release-platform"
+    """The first platform is no longer the only one; the next to ask becomes it."""
+
+    RESET_USAGE = "reset-usage"
+    """Counting of a purpose's releases begins anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeySource:
+    """Where a measured key is: the part of its path that adoption takes over.
+
+    Trust domain, generation, protocol class, label, length and type are not in it: they
+    stay those of the grant, so no adoption carries a key from one world, root or way in
+    to another.
+
+    Attributes:
+        kdf: of the whole chain.
+        tenant: that the key is derived under.
+        purpose: likewise.
+        tee: kind of TEE.
+        attributes: those that always enter, by name; in the order of names.
+        measurements: those that the key belongs to; likewise.
+        authority: policy root or settings digest of then.
+    """
+
+    kdf: Kdf
+    tenant: str
+    purpose: str
+    tee: Tee
+    attributes: tuple[tuple[str, bytes], ...]
+    measurements: tuple[tuple[str, bytes], ...]
+    authority: Authority
+
+    @classmethod
+    def of(cls, path: KeyPath) -> KeySource:
+        """The source of a measured key path."""
+        binding = path.workload
+        return cls(
+            kdf=path.kdf,
+            tenant=path.tenant,
+            purpose=path.purpose,
+            tee=binding.tee,
+            attributes=tuple(sorted(binding.attributes)),
+            measurements=tuple(sorted(binding.measurements)),
+            authority=binding.authority,
+        )
+
+    def binding(self) -> WorkloadBinding:
+        """The workload level of the key."""
+        return WorkloadBinding(
+            identity=IdentityKind.MEASURED,
+            name=None,
+            tee=self.tee,
+            attributes=self.attributes,
+            measurements=self.measurements,
+            authority=self.authority,
+        )
+
+    def as_value(self) -> Value:
+        """The source as a canonical value."""
+        return {
+            "kdf": self.kdf.value,
+            "tenant": self.tenant,
+            "purpose": self.purpose,
+            "tee": self.tee.value,
+            "attributes": dict(self.attributes),
+            "measurements": dict(self.measurements),
+            "authority": self.authority.as_value(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class KeyParameters:
+    """A purpose of a workload: what ``release-platform`` and ``reset-usage`` need."""
+
+    tenant: str
+    workload: str
+    purpose: str
+
+    @property
+    def record(self) -> str:
+        """The name of the state record about this purpose."""
+        return key_record(
+            tenant=self.tenant, workload=self.workload, purpose=self.purpose
+        )
+
+    def as_value(self) -> Value:
+        """The parameters as a canonical value."""
+        return {
+            "tenant": self.tenant,
+            "workload": self.workload,
+            "purpose": self.purpose,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptParameters(KeyParameters):
+    """What ``adopt`` needs.
+
+    Attributes:
+        tenant, workload, purpose: the name that the key goes on under.
+        source: where it was.
+        replaces: id of the action whose adoption this one takes the place of; ``None``
+            where the name has none yet.
+    """
+
+    source: KeySource
+    replaces: bytes | None = None
+
+    def as_value(self) -> Value:
+        """The parameters as a canonical value."""
+        return {
+            "tenant": self.tenant,
+            "workload": self.workload,
+            "purpose": self.purpose,
+            "source": self.source.as_value(),
+            "replaces": self.replaces,
+        }
+
+
+Parameters: TypeAlias = KeyParameters | AdoptParameters
+"""``adopt`` has ``AdoptParameters``, every other kind ``KeyParameters``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What is asked, of whom, and until when.
+
+    Attributes:
+        kind: what is asked.
+        policy_root: of the providers that it is meant for, 32 bytes.
+        keyring_id: likewise; a constant in the sidecar shape.
+        action_id: 16 random bytes; a provider does one id once.
+        issued_at, expires_at: Unix seconds; from ``expires_at`` on it is refused.
+        parameters: by kind.
+    """
+
+    kind: ActionKind
+    policy_root: bytes
+    keyring_id: bytes
+    action_id: bytes
+    issued_at: int
+    expires_at: int
+    parameters: Parameters
+
+    def as_value(self) -> Value:
+        """The action as a canonical value."""
+        return {
+            "version": ACTION_VERSION,
+            "kind": self.kind.value,
+            "policy_root": self.policy_root,
+            "keyring_id": self.keyring_id,
+            "action_id": self.action_id,
+            "issued_at": self.issued_at,
+            "expires_at": self.expires_at,
+            "parameters": self.parameters.as_value(),
+        }
+
+    def to_sign(self) -> bytes:
+        """What operators sign."""
+        return labelled(Label.SIGN_ACTION, self.as_value())
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """An Ed25519 signature and the public key that it claims to be of."""
+
+    key: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SignedAction:
+    """An action and its signatures, none of which is checked yet."""
+
+    action: Action
+    signatures: tuple[Signature, ...] = ()
+
+    def signed(self, signature: Signature) -> SignedAction:
+        """With one more signature; an earlier one of the same key makes room."""
+        others = tuple(s for s in self.signatures if s.key != signature.key)
+        return replace(self, signatures=(*others, signature))
