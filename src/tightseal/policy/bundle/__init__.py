@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signed bundles: policy and release settings as TUF metadata, in one file."""
