@@ -4,6 +4,9 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from tightseal.errors import Code, SettingsError
 from tightseal.model.claims import (
     MEASUREMENT_NAMES,
     Claims,
@@ -19,6 +22,7 @@ from tightseal.model.grant import Grant
 from tightseal.model.keypath import Authority, KeyRequest
 from tightseal.policy.compile import load_policy
 from tightseal.policy.engine import Circumstances, decide
+from tightseal.policy.eventlog.facts import EventFacts
 from tightseal.policy.fields import MEASUREMENT_BYTES
 
 NOW = 1_790_000_000  # 2026-09-21T14:13:20Z
@@ -28,6 +32,18 @@ SIM = TrustDomain(Vendor.SIMULATED, "bb" * 48)
 HERE = PlatformIdentity(ppid=b"p" * 16, piid=b"i" * 16, fmspc=b"f" * 6)
 CHIP = PlatformIdentity(chip_id=b"c" * 64)
 DISK = (KeyRequest("disk"),)
+
+HEAD = """version = 1
+[[workload]]
+name = "w"
+identity = "named"
+tee = "tdx"
+"""
+IMAGE = '[[workload.image]]\nlabel = "a"\n[workload.image.measurements]\n'
+KEY = '[[workload.key]]\npurpose = "disk"\n'
+FF = "ff" * 48
+SGX = HEAD.replace("tdx", "sgx")
+SNP = HEAD.replace("tdx", "snp")
 
 
 def value(name: str, seed: int = 0) -> bytes:
@@ -155,6 +171,7 @@ def ask(
     keys: tuple[KeyRequest, ...] = DISK,
     now: int = NOW,
     where: Circumstances | None = None,
+    events: EventFacts | None = None,
 ) -> Grant:
     texts = [text] if isinstance(text, str) else text
     return decide(
@@ -163,4 +180,15 @@ def ask(
         policy=load_policy(texts),
         circumstances=where or around(claims),
         now=now,
+        events=events,
     )
+
+
+def require_refused(text: str, place: str, field: str, word: str) -> None:
+    """A document is refused at a place, for a field, with a word in the message."""
+    with pytest.raises(SettingsError) as caught:
+        load_policy(text)
+    assert caught.value.code is Code.POLICY_INVALID
+    where = f"{place}: {field}: " if field else f"{place}: "
+    assert caught.value.detail.startswith(where)
+    assert word in caught.value.detail

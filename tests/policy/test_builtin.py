@@ -4,6 +4,7 @@
 from dataclasses import replace
 from typing import Any
 
+import policy_support as support
 import pytest
 
 from tightseal.errors import Code, PolicyError
@@ -18,10 +19,14 @@ from tightseal.model.claims import (
     TrustDomain,
     Vendor,
 )
-from tightseal.model.keypath import KeyRequest, ProtocolClass
+from tightseal.model.grant import Grant
+from tightseal.model.keypath import KeyPart, KeyRequest
 from tightseal.model.settings import PlatformRule, ReleaseSettings, SnpMinimum
 from tightseal.model.verifiers import VerifierException
-from tightseal.policy.builtin import Circumstances, decide
+from tightseal.policy.builtin import builtin_policy
+from tightseal.policy.compile import load_policy
+from tightseal.policy.engine import Circumstances, decide
+from tightseal.policy.eventlog.facts import EventFacts, LogFormat
 
 INTEL = TrustDomain(Vendor.INTEL, "aa" * 48)
 SIM = TrustDomain(Vendor.SIMULATED, "bb" * 48)
@@ -63,16 +68,30 @@ def snp(**changes: Any) -> Claims:
     return replace(claims, **changes)
 
 
-def circumstances(**changes: Any) -> Circumstances:
-    settings = changes.pop("settings", ReleaseSettings())
+NOW = 1_790_000_000
+DEFAULTS = ReleaseSettings()
+
+
+def asked(
+    claims: Claims,
+    *,
+    keys: tuple[KeyRequest, ...],
+    settings: ReleaseSettings = DEFAULTS,
+    **changes: Any,
+) -> Grant:
     base = Circumstances(
-        settings=settings,
         authority=settings.authority(),
         provider_platform=HERE,
         provider_domain=INTEL,
-        protocol_class=ProtocolClass.V1,
+        legacy_derivation=settings.legacy.derivation,
     )
-    return replace(base, **changes)
+    return decide(
+        claims,
+        keys=keys,
+        policy=builtin_policy(settings),
+        circumstances=replace(base, **changes),
+        now=NOW,
+    )
 
 
 DISK = (KeyRequest("disk"),)
@@ -188,7 +207,7 @@ DENIED: dict[str, tuple[Claims, dict[str, Any], Code]] = {
 def test_denied(name: str) -> None:
     claims, changes, code = DENIED[name]
     with pytest.raises(PolicyError) as caught:
-        decide(claims, keys=DISK, circumstances=circumstances(**changes))
+        asked(claims, keys=DISK, **changes)
     assert caught.value.code is code
     assert caught.value.reasons[-1].satisfied is False  # type: ignore[attr-defined]
 
@@ -227,14 +246,14 @@ GRANTED: dict[str, tuple[Claims, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", GRANTED)
 def test_granted(name: str) -> None:
     claims, changes = GRANTED[name]
-    grant = decide(claims, keys=DISK, circumstances=circumstances(**changes))
+    grant = asked(claims, keys=DISK, **changes)
     assert [path.purpose for path in grant.paths] == ["disk"]
     assert all(reason.satisfied for reason in grant.reasons)
 
 
 def test_attributes_always_enter_the_path() -> None:
     claims = td()
-    grant = decide(claims, keys=DISK, circumstances=circumstances())
+    grant = asked(claims, keys=DISK)
     workload = grant.paths[0].workload
     assert dict(workload.attributes) == {
         name: claims.measurements[name] for name in ("td_attributes", "xfam")
@@ -244,22 +263,86 @@ def test_attributes_always_enter_the_path() -> None:
 
 def test_edited_settings_give_another_path() -> None:
     edited = ReleaseSettings(accepted_tcb=(TcbStatus.UP_TO_DATE, TcbStatus.OUT_OF_DATE))
-    before = decide(td(), keys=DISK, circumstances=circumstances())
-    after = decide(td(), keys=DISK, circumstances=circumstances(settings=edited))
+    before = asked(td(), keys=DISK)
+    after = asked(td(), keys=DISK, settings=edited)
     assert before.paths != after.paths
 
 
 def test_each_request_gets_its_own_path() -> None:
-    asked = (KeyRequest("disk"), KeyRequest("disk", "swap"), KeyRequest("tls", "", 48))
-    grant = decide(td(), keys=asked, circumstances=circumstances())
+    keys = (KeyRequest("disk"), KeyRequest("disk", "swap"), KeyRequest("tls", "", 48))
+    grant = asked(td(), keys=keys)
     got = [(p.purpose, p.label, p.length) for p in grant.paths]
     assert got == [("disk", "", 32), ("disk", "swap", 32), ("tls", "", 48)]
 
 
 def test_simulated_domain_enters_the_path() -> None:
-    grant = decide(
-        td(trust_domain=SIM),
-        keys=DISK,
-        circumstances=circumstances(provider_domain=SIM),
-    )
+    grant = asked(td(trust_domain=SIM), keys=DISK, provider_domain=SIM)
     assert grant.paths[0].trust_domain == f"simulated:{SIM.root_key_id}"
+
+
+def test_a_public_half_of_a_raw_key_is_refused() -> None:
+    with pytest.raises(PolicyError) as caught:
+        asked(td(), keys=(KeyRequest("disk", part=KeyPart.PUBLIC),))
+    assert caught.value.code is Code.KEY_PART_NOT_ALLOWED
+
+
+def test_no_key_is_no_question() -> None:
+    with pytest.raises(PolicyError) as caught:
+        asked(td(), keys=())
+    assert caught.value.code is Code.PURPOSE_NOT_ALLOWED
+
+
+def test_a_grant_names_nobody_and_demands_nothing() -> None:
+    grant = asked(td(), keys=DISK)
+    assert (grant.workload, grant.image, grant.usage) == ("", "", ())
+    assert grant.adopted == (None,)
+
+
+def test_an_event_log_changes_nothing() -> None:
+    """Keys of the built-in policy belong to measurements alone."""
+    events = EventFacts(LogFormat.DSTACK, {}, ("rtmr3",), True, {"app-id": b"a"})
+    given: dict[str, Any] = {
+        "keys": DISK,
+        "policy": builtin_policy(ReleaseSettings()),
+        "circumstances": Circumstances(ReleaseSettings().authority(), HERE, INTEL),
+        "now": NOW,
+    }
+    assert decide(td(), **given) == decide(td(), events=events, **given)
+
+
+DOCUMENT = """
+version = 1
+[[workload]]
+name = "any"
+identity = "measured"
+tee = "{tee}"
+[[workload.image]]
+label = "all"
+[workload.image.measurements]
+{selectors}
+[[workload.key]]
+purpose = "disk"
+"""
+
+
+@pytest.mark.parametrize("tee", [Tee.TDX, Tee.SNP])
+def test_a_measured_workload_of_a_document_has_the_same_path(tee: Tee) -> None:
+    """One engine: what a document says as the settings do derives the same key."""
+    claims = support.td() if tee is Tee.TDX else support.snp()
+    where = {
+        "provider_platform": claims.platform,
+        "provider_domain": claims.trust_domain,
+    }
+    launch = "mrtd" if tee is Tee.TDX else "snp_measurement"
+    text = DOCUMENT.format(
+        tee=tee.value, selectors=f'{launch} = "{claims.measurements[launch].hex()}"'
+    )
+    authority = ReleaseSettings().authority()
+    documented = decide(
+        claims,
+        keys=DISK,
+        policy=load_policy(text),
+        circumstances=Circumstances(authority, claims.platform, claims.trust_domain),
+        now=NOW,
+    )
+    assert asked(claims, keys=DISK, **where).paths == documented.paths

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+from eventlog_support import APP_ID, COMPOSE_HASH, booted
 from policy_support import (
     DISK,
     NOW,
@@ -20,16 +21,19 @@ from policy_support import (
 
 from tightseal.cli.verdict import Verdict
 from tightseal.cli.verdict import document as verdict_document
-from tightseal.errors import Code, SettingsError
+from tightseal.errors import Code, EvidenceError, SettingsError
 from tightseal.model.claims import Claims, PlatformIdentity, SnpTcb
 from tightseal.model.keypath import IdentityKind
 from tightseal.policy.cases import judge_as, read_cases, run
 from tightseal.policy.claimsfile import read_claims
 from tightseal.policy.compile import load_policy
 from tightseal.policy.diff import Difference, differences
+from tightseal.policy.eventlog import replay_event_log
 from tightseal.policy.lint import Severity, lint
 from tightseal.policy.read import parse
 from tightseal.policy.start import LEFT_OUT, first_document, from_claims
+from tightseal_sim.intel.eventlog import replay
+from tightseal_sim.intel.eventlog_wire import to_dstack_json
 
 
 def claims_json(claims: Claims) -> dict[str, Any]:
@@ -109,7 +113,19 @@ CASE = """version = 1
 claims = "good.json"
 at = 2026-10-05T00:00:00Z
 """
-CLAIMS = {"good.json": td(), "other.json": registers(rtmr2=value("rtmr2", 1))}
+LOG = booted()
+RTMRS = ("rtmr0", "rtmr1", "rtmr2", "rtmr3")
+MEASURED = registers(
+    td_attributes=bytes(8), **dict(zip(RTMRS, replay(LOG), strict=True))
+)
+CLAIMS = {
+    "good.json": td(),
+    "other.json": registers(rtmr2=value("rtmr2", 1)),
+    "booted.json": MEASURED,
+}
+LOGS = {"log.json": to_dstack_json(LOG)}
+
+ASKED = 'key = [{ purpose = "disk" }]'
 
 PASSING = {
     "granted": 'workload = "default/database"\nimage = "2026-10"',
@@ -132,7 +148,9 @@ FAILING = {
 def test_expected_decisions(name: str) -> None:
     cases = read_cases(CASE + (PASSING | FAILING)[name])
     policy = load_policy(document())
-    (result,) = run(policy, cases, claims_of=CLAIMS.__getitem__)
+    (result,) = run(
+        policy, cases, claims_of=CLAIMS.__getitem__, log_of=LOGS.__getitem__
+    )
     assert result.passed is (name in PASSING), result.got
     assert result.place == "cases.toml:2:1"
 
@@ -140,16 +158,89 @@ def test_expected_decisions(name: str) -> None:
 def test_a_case_of_other_claims_names_the_nearest_image() -> None:
     text = CASE.replace("good", "other") + 'expect = "measurements_not_accepted"'
     (result,) = run(
-        load_policy(document()), read_cases(text), claims_of=CLAIMS.__getitem__
+        load_policy(document()),
+        read_cases(text),
+        claims_of=CLAIMS.__getitem__,
+        log_of=LOGS.__getitem__,
     )
     assert result.passed
     assert result.explanation.nearest.startswith("rtmr2 differs; all else matches")
+
+
+def composed() -> str:
+    return from_claims(
+        MEASURED,
+        tenant="default",
+        name="database",
+        identity=IdentityKind.NAMED,
+        label="2026-10",
+        purpose="disk",
+        events=replay_event_log(LOGS["log.json"], MEASURED),
+    )
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        'event_log = "log.json"\nworkload = "default/database"',
+        'expect = "measurements_not_accepted"',
+    ],
+    ids=["with_its_log", "without"],
+)
+def test_a_case_may_have_an_event_log(more: str) -> None:
+    cases = read_cases(CASE.replace("good", "booted") + more)
+    (result,) = run(
+        load_policy(composed()),
+        cases,
+        claims_of=CLAIMS.__getitem__,
+        log_of=LOGS.__getitem__,
+    )
+    assert result.passed, result.got
+
+
+def test_a_case_with_a_log_of_other_evidence_is_refused() -> None:
+    cases = read_cases(CASE + 'event_log = "log.json"')
+    with pytest.raises(EvidenceError) as caught:
+        run(
+            load_policy(composed()),
+            cases,
+            claims_of=CLAIMS.__getitem__,
+            log_of=LOGS.__getitem__,
+        )
+    assert caught.value.code is Code.EVENT_LOG_MISMATCH
+
+
+PUBLIC = '\nkey = [{ purpose = "disk", part = "public" }]'
+
+
+@pytest.mark.parametrize(
+    ("rules", "more"),
+    [
+        ('type = "x25519"', PUBLIC),
+        ("", f'expect = "key_part_not_allowed"{PUBLIC}'),
+        ("usage.windows = [{ from = 2026-10-05T00:00:00Z }]", ASKED),
+        (
+            "usage.windows = [{ from = 2026-10-05T00:00:01Z }]",
+            f'expect = "usage_window_closed"\n{ASKED}',
+        ),
+    ],
+    ids=["public", "raw", "window_open", "window_closed"],
+)
+def test_cases_of_parts_and_windows(rules: str, more: str) -> None:
+    (result,) = run(
+        load_policy(document(key=rules)),
+        read_cases(CASE + more),
+        claims_of=CLAIMS.__getitem__,
+        log_of=LOGS.__getitem__,
+    )
+    assert result.passed, result.got
 
 
 @pytest.mark.parametrize(
     ("more", "place"),
     [
         ('expect = "no_such_code"', "cases.toml:5:1: case[0].expect: "),
+        ('event_log = "../x"', "cases.toml:5:1: case[0].event_log: "),
         ("exepct = 3", "cases.toml:5:1: case[0].exepct: "),
         ("key = [{ purpose = 3 }]", "cases.toml:5:10: case[0].key[0].purpose: "),
     ],
@@ -246,6 +337,73 @@ def test_differences_are_named_by_field() -> None:
         Difference("default/database", "key[disk].labels", "''", "a"),
         Difference("default/database", "key[disk].length", "32", "64"),
     )
+
+
+def test_a_document_from_a_log_selects_the_compose_file_in_place_of_rtmr3() -> None:
+    rules = parse(composed()).document.workload[0]
+    image = rules.image[0]
+    assert image.events == {"app-id": APP_ID.hex(), "compose-hash": COMPOSE_HASH.hex()}
+    assert "rtmr3" not in image.measurements
+    found = lint([parse(composed())], now=NOW)
+    assert [f for f in found if f.severity is Severity.DANGER] == []
+
+
+def test_a_document_from_a_log_without_a_compose_file_selects_rtmr3() -> None:
+    log = to_dstack_json(LOG[:-3])  # without the boundary nothing is an identity
+    cut = registers(**dict(zip(RTMRS, replay(LOG[:-3]), strict=True)))
+    text = from_claims(
+        cut,
+        tenant="t",
+        name="w",
+        identity=IdentityKind.NAMED,
+        label="a",
+        purpose="disk",
+        events=replay_event_log(log, cut),
+    )
+    image = parse(text).document.workload[0].image[0]
+    assert image.events == {}
+    assert "rtmr3" in image.measurements
+
+
+ROLE = f'[[role]]\nname = "ops"\nthreshold = 1\nkeys = ["{"ab" * 32}"]\nactions = '
+
+
+def test_differences_of_events_usage_and_roles() -> None:
+    def with_parts(digest: str, per_hour: int, actions: str) -> str:
+        logged = f'{{ register = "rtmr1", digest = "{digest * 48}", about = "kernel" }}'
+        return document(
+            image=f"logged = [{logged}]",
+            measurements=f'[workload.image.events]\napp-id = "{digest}"',
+            key=f"usage = {{ per_hour = {per_hour} }}",
+            more=ROLE + actions,
+        )
+
+    before = with_parts("ab", 2, '["adopt"]')
+    after = with_parts("cd", 3, '["adopt", "reset-usage"]')
+    found = differences([parse(before)], [parse(after)])
+    changes = {(d.workload, d.field): (d.before, d.after) for d in found}
+    kernel = "register rtmr1; digest {}; about kernel"
+    workload = "default/database"
+    assert changes == {
+        (workload, "image[2026-10].events.app-id"): ("ab", "cd"),
+        (workload, "image[2026-10].logged"): (
+            kernel.format("ab" * 48),
+            kernel.format("cd" * 48),
+        ),
+        (workload, "key[disk].usage.per_hour"): ("2", "3"),
+        ("role ops", "actions"): ("adopt", "adopt, reset-usage"),
+    }
+
+
+def test_a_role_on_one_side_alone() -> None:
+    one = "version = 1\n" + ROLE + '["adopt"]'
+    found = differences(
+        [parse(one)], [parse(one.replace('"ops"', '"ops"\ntenant="a"'))]
+    )
+    assert [(d.workload, d.before) for d in found] == [
+        ("role a/ops", "-"),
+        ("role ops", "present"),
+    ]
 
 
 def test_workloads_on_one_side_alone() -> None:

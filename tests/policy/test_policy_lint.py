@@ -32,6 +32,40 @@ def tdx(**parts: str) -> str:
     return document(**parts)  # type: ignore[arg-type]
 
 
+MASK = f'{{ mask = "ff{"00" * 47}", expected = "07{"00" * 47}" }}'
+COMPOSE = f'compose-hash = "{"22" * 32}"'
+APP = f'app-id = "{"11" * 20}"'
+
+
+def composed(
+    events: str,
+    *,
+    leave_out: tuple[str, ...] = ("rtmr3",),
+    more: str = "",
+    rules: str = "",
+) -> str:
+    return document(
+        rules=rules,
+        measurements=f"{PINNED}\n{more}\n[workload.image.events]\n{events}",
+        leave_out=leave_out,
+    )
+
+
+def logged(register: str) -> str:
+    return f'logged = [{{ register = "{register}", digest = "{"ab" * 48}" }}]'
+
+
+def role(threshold: int) -> str:
+    keys = ", ".join(f'"{digit * 64}"' for digit in "ab")
+    return f"""
+[[role]]
+name = "operators"
+threshold = {threshold}
+keys = [{keys}]
+actions = ["adopt"]
+"""
+
+
 CASES: dict[str, tuple[LintId, Case]] = {
     "named_anywhere": (
         LintId.NAMED_ANYWHERE,
@@ -245,6 +279,149 @@ CASES: dict[str, tuple[LintId, Case]] = {
     "one_verifier": (
         LintId.ONE_VERIFIER,
         Case(tdx(rules='single_verifier = "accept"'), "workload[0].single_verifier"),
+    ),
+    **{
+        f"code_under_a_mask_{name}": (
+            LintId.CODE_UNPINNED,
+            Case(
+                document(measurements=f"{PINNED}\n{name} = {MASK}"),
+                "workload[0].image[0].measurements",
+            ),
+        )
+        for name in ("mrtd", "rtmr1", "rtmr2")
+    },
+    "code_zero": (
+        LintId.CODE_UNPINNED,
+        Case(
+            tdx(measurements=f"{PINNED}\nmrtd = {{ zero = true }}"),
+            "workload[0].image[0].measurements",
+            tdx(measurements=f"{PINNED}\nrtmr2 = {{ zero = true }}"),
+        ),
+    ),
+    "code_unpinned_with_a_logged_kernel": (
+        LintId.CODE_UNPINNED,
+        Case(
+            document(image=logged("rtmr1"), measurements=PINNED, leave_out=("rtmr1",)),
+            "workload[0].image[0].measurements",
+        ),
+    ),
+    "rtmr3_left_out_with_a_logged_application": (
+        LintId.RTMR3_LEFT_OUT,
+        Case(
+            document(image=logged("rtmr3"), measurements=PINNED, leave_out=("rtmr3",)),
+            "workload[0].image[0].measurements",
+            composed(COMPOSE),
+        ),
+    ),
+    "rtmr3_left_out_with_an_app_id_alone": (
+        LintId.RTMR3_LEFT_OUT,
+        Case(
+            composed(APP),
+            "workload[0].image[0].measurements",
+            composed(f"{APP}\n{COMPOSE}"),
+        ),
+    ),
+    **{
+        f"compose_hash_with_{name}_free": (
+            LintId.RTMR3_LEFT_OUT,
+            Case(
+                composed(COMPOSE, leave_out=("rtmr3", name)),
+                "workload[0].image[0].measurements",
+                composed(COMPOSE),
+            ),
+        )
+        for name in ("mrtd", "rtmr0", "rtmr1", "rtmr2")
+    },
+    "compose_hash_with_rtmr0_under_a_mask": (
+        LintId.RTMR3_LEFT_OUT,
+        Case(
+            composed(COMPOSE, more=f"rtmr0 = {MASK}"),
+            "workload[0].image[0].measurements",
+            composed(COMPOSE),
+        ),
+    ),
+    "named_anywhere_with_a_compose_hash_alone": (
+        LintId.NAMED_ANYWHERE,
+        Case(
+            composed(COMPOSE, rules=ANY),
+            "workload[0].image[0].measurements",
+            composed(f"{COMPOSE}\n{APP}", rules=ANY),
+        ),
+    ),
+    "named_anywhere_with_an_app_id_alone": (
+        LintId.NAMED_ANYWHERE,
+        Case(
+            composed(APP, rules=ANY),
+            "workload[0].image[0].measurements",
+            composed(f"{COMPOSE}\n{APP}", rules=ANY),
+        ),
+    ),
+    "late_event": (
+        LintId.LATE_EVENT,
+        Case(
+            composed('os-image-hash = "ab"'),
+            "workload[0].image[0].events.os-image-hash",
+            composed(COMPOSE),
+        ),
+    ),
+    "logged_alone": (
+        LintId.LOGGED_ALONE,
+        Case(
+            document(image=logged("rtmr0"), measurements=PINNED, leave_out=("rtmr0",)),
+            "workload[0].image[0].logged[0].register",
+            document(image=logged("rtmr0"), measurements=PINNED),
+        ),
+    ),
+    "usage_without_anchor": (
+        LintId.USAGE_WITHOUT_ANCHOR,
+        Case(
+            tdx(key='usage = { total = 3, without_anchor = "accept" }'),
+            "workload[0].key[0].usage.without_anchor",
+            tdx(key='usage = { total = 3, without_anchor = "refuse" }'),
+        ),
+    ),
+    **{
+        f"usage_shared_by_{name}": (
+            LintId.USAGE_SHARED,
+            Case(
+                tdx(key=f"usage = {{ per_hour = 3 }}\nlabels = {labels}"),
+                "workload[0].key[0].usage",
+                tdx(key=f"usage = {{ first_platform = true }}\nlabels = {labels}"),
+            ),
+        )
+        for name, labels in (("labels", '["", "a"]'), ("a_pattern", '["a*"]'))
+    },
+    "usage_legacy": (
+        LintId.USAGE_LEGACY,
+        Case(
+            tdx(key='usage = { total = 3 }\nprotocols = ["legacy"]'),
+            "workload[0].key[0].protocols",
+            tdx(key="usage = { total = 3 }"),
+        ),
+    ),
+    "window_ended": (
+        LintId.WINDOW_ENDED,
+        Case(
+            tdx(key="usage.windows = [{ until = 2026-01-01T00:00:00Z }]"),
+            "workload[0].key[0].usage.windows[0].until",
+            tdx(key="usage.windows = [{ until = 2027-01-01T00:00:00Z }]"),
+        ),
+    ),
+    "published_labels": (
+        LintId.PUBLISHED_LABELS,
+        Case(
+            tdx(key='type = "p256"\npublished = true\nlabels = ["a*"]'),
+            "workload[0].key[0].labels",
+            tdx(key='type = "p256"\npublished = true\nlabels = ["a", "b"]'),
+        ),
+    ),
+    "role_of_one": (
+        LintId.ROLE_OF_ONE,
+        Case(
+            tdx(more=role(1)),
+            "role[0].threshold",
+            tdx(more=role(2)),
+        ),
     ),
     "simulated": (
         LintId.SIMULATED,

@@ -1,136 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws of policies: narrowing never grants more, order never matters, paths differ."""
+"""Laws of policies: narrowing never grants more, and order never matters."""
 
-import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policy_support import HERE, NOW, circumstances, measured, tcb, td, value
+from policy_strategies import (
+    CEDAR,
+    EVENTS,
+    LOGGED,
+    NAMES,
+    PAYLOADS,
+    POLICIES,
+    POLICIES_AND_QUESTIONS,
+    PPIDS,
+    SEEDS,
+    WINDOWS,
+    Asked,
+    hexed,
+)
+from policy_support import NOW, circumstances
 
 from tightseal.errors import Code, PolicyError
-from tightseal.model.canonical import encode
-from tightseal.model.claims import MEASUREMENT_NAMES, Claims, TcbStatus, Tee
 from tightseal.model.grant import Grant
-from tightseal.model.keypath import (
-    Authority,
-    IdentityKind,
-    Kdf,
-    KeyPath,
-    KeyRequest,
-    ProtocolClass,
-    WorkloadBinding,
-)
+from tightseal.model.usage import UsageRule
 from tightseal.policy.compile import compile_policy
-from tightseal.policy.document import Document, WorkloadRules
+from tightseal.policy.document import Document
 from tightseal.policy.engine import decide
 from tightseal.policy.lint import LintId, lint
 from tightseal.policy.read import Parsed, Text, parse
 from tightseal.policy.start import render
-
-NAMES = ("mrtd", "rtmr1", "rtmr3", "mr_owner")
-SEEDS = st.integers(0, 2)
-
-
-def hexed(name: str, seed: int) -> str:
-    return value(name, seed).hex()
-
-
-@st.composite
-def selectors(draw: st.DrawFn, name: str) -> Any:
-    form = draw(st.sampled_from(["exact", "one_of", "mask"]))
-    seed = draw(SEEDS)
-    if form == "exact":
-        return hexed(name, seed)
-    if form == "one_of":
-        seeds = draw(st.lists(SEEDS, min_size=1, max_size=3, unique=True))
-        return {"one_of": [hexed(name, s) for s in seeds]}
-    mask = bytes([0, 0, draw(st.sampled_from([1, 2, 3, 255]))] * 16)
-    masked = bytes(a & b for a, b in zip(value(name, seed), mask, strict=True))
-    return {"mask": mask.hex(), "expected": masked.hex()}
-
-
-@st.composite
-def images(draw: st.DrawFn, label: str) -> dict[str, Any]:
-    chosen = draw(st.lists(st.sampled_from(NAMES), min_size=1, unique=True))
-    image: dict[str, Any] = {
-        "label": label,
-        "measurements": {name: draw(selectors(name)) for name in chosen},
-    }
-    if draw(st.booleans()):
-        image["until"] = draw(
-            st.sampled_from(["2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z"])
-        )
-    return image
-
-
-STATUSES = ["UpToDate", "SWHardeningNeeded", "OutOfDate"]
-PPIDS = ["70" * 16, "71" * 16]
-
-
-@st.composite
-def workloads(draw: st.DrawFn, name: str) -> dict[str, Any]:
-    platform = draw(
-        st.sampled_from(["any", "same"])
-        | st.lists(st.sampled_from(PPIDS), min_size=1, unique=True).map(
-            lambda ids: [{"ppid": ppid} for ppid in ids]
-        )
-    )
-    statuses = draw(st.lists(st.sampled_from(STATUSES), min_size=1, unique=True))
-    return {
-        "tenant": draw(st.sampled_from(["a", "b"])),
-        "name": name,
-        "identity": draw(st.sampled_from(["named", "measured"])),
-        "tee": "tdx",
-        "platform": platform,
-        "single_verifier": draw(st.sampled_from(["accept", "refuse"])),
-        "tcb": {
-            "statuses": statuses,
-            "minimum_evaluation": draw(st.sampled_from([0, 17, 18])),
-            "refuse_advisories": draw(st.sampled_from([[], ["INTEL-SA-00001"]])),
-            "smt": draw(st.sampled_from(["accept", "refuse"])),
-        },
-        "image": [draw(images(f"i{i}")) for i in range(draw(st.integers(1, 3)))],
-        "key": [
-            {"purpose": purpose, "labels": draw(st.sampled_from([[""], ["*"], ["x*"]]))}
-            for purpose in draw(
-                st.lists(st.sampled_from(["disk", "tls"]), min_size=1, unique=True)
-            )
-        ],
-    }
-
-
-POLICIES = st.integers(1, 3).flatmap(
-    lambda count: st.tuples(*(workloads(f"w{i}") for i in range(count)))
-)
-
-
-@st.composite
-def evidence(draw: st.DrawFn) -> Claims:
-    changed = {name: value(name, draw(SEEDS)) for name in NAMES}
-    return td(
-        measurements=measured(Tee.TDX, **changed),
-        single_verifier=draw(st.booleans()),
-        platform=draw(st.sampled_from([HERE, replace(HERE, ppid=b"q" * 16)])),
-        tcb=tcb(
-            TcbStatus(draw(st.sampled_from(STATUSES))),
-            evaluation_number=draw(st.sampled_from([16, 17, 18])),
-            advisory_ids=draw(st.sampled_from([frozenset(), {"INTEL-SA-00001"}])),
-            smt_enabled=draw(st.sampled_from([True, False, None])),
-        ),
-    )
-
-
-REQUESTS = st.lists(
-    st.builds(
-        KeyRequest, st.sampled_from(["disk", "tls"]), st.sampled_from(["", "x", "y"])
-    ),
-    min_size=1,
-    max_size=3,
-).map(tuple)
 
 
 def parsed(rules: Any) -> Parsed:
@@ -138,16 +41,15 @@ def parsed(rules: Any) -> Parsed:
     return Parsed(Text("p", ""), msgspec.convert(raw, Document))
 
 
-def answer(
-    claims: Claims, documents: list[Parsed], keys: tuple[KeyRequest, ...]
-) -> Grant | Code:
+def answer(asked: Asked, documents: list[Parsed]) -> Grant | Code:
     try:
         return decide(
-            claims,
-            keys=keys,
+            asked.claims,
+            keys=asked.keys,
             policy=compile_policy(documents),
-            circumstances=circumstances(),
+            circumstances=circumstances(signed_time=asked.signed_time),
             now=NOW,
+            events=asked.events,
         )
     except PolicyError as e:
         return e.code
@@ -211,6 +113,53 @@ def fewer_keys(workload: dict[str, Any], draw: Any) -> None:
         key["labels"] = {"*": [""], "x*": ["x"]}.get(key["labels"][0], key["labels"])
 
 
+def one_more_event(workload: dict[str, Any], draw: Any) -> None:
+    for image in workload["image"]:
+        name = draw(st.sampled_from(EVENTS))
+        image["events"].setdefault(name, draw(st.sampled_from(PAYLOADS)).hex())
+
+
+def fewer_payloads(workload: dict[str, Any], draw: Any) -> None:
+    for image in workload["image"]:
+        for rule in image["events"].values():
+            if isinstance(rule, dict):
+                rule["one_of"] = draw(st.permutations(rule["one_of"]))[:1]
+
+
+def one_more_digest(workload: dict[str, Any], draw: Any) -> None:
+    for image in workload["image"]:
+        image["logged"].append(draw(LOGGED))
+
+
+def fewer_parts(workload: dict[str, Any], _draw: Any) -> None:
+    for key in workload["key"]:
+        key["parts"] = ["private"]
+
+
+def fewer_windows(workload: dict[str, Any], draw: Any) -> None:
+    for key in workload["key"]:
+        if key["usage"] is None:
+            key["usage"] = {"windows": [draw(st.sampled_from(WINDOWS))]}
+        elif key["usage"].get("windows"):
+            key["usage"]["windows"] = draw(st.permutations(key["usage"]["windows"]))[:1]
+        else:
+            key["usage"]["windows"] = [draw(st.sampled_from(WINDOWS))]
+
+
+def less_usage(workload: dict[str, Any], draw: Any) -> None:
+    for key in workload["key"]:
+        usage = key["usage"] = key["usage"] or {}
+        limit = draw(st.sampled_from(["per_hour", "total"]))
+        usage[limit] = min(usage.get(limit, 4), draw(st.integers(1, 4)))
+        usage["first_platform"] = True
+        usage["without_anchor"] = "refuse"
+
+
+def also_cedar(workload: dict[str, Any], draw: Any) -> None:
+    if workload["cedar"] is None:
+        workload["cedar"] = draw(st.sampled_from(CEDAR))
+
+
 NARROWER: tuple[Change, ...] = (
     less_images,
     one_more_selector,
@@ -221,6 +170,13 @@ NARROWER: tuple[Change, ...] = (
     fewer_platforms,
     two_verifiers,
     fewer_keys,
+    one_more_event,
+    fewer_payloads,
+    one_more_digest,
+    fewer_parts,
+    fewer_windows,
+    less_usage,
+    also_cedar,
 )
 
 
@@ -228,39 +184,83 @@ def copied(rules: Any) -> Any:
     return msgspec.json.decode(msgspec.json.encode(rules))
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.data(), POLICIES, evidence(), REQUESTS)
+def demands_as_much(narrow: Grant, wide: Grant) -> bool:
+    """Whether all that a wide grant must be counted as binds the narrow one too."""
+    found = {demand.purpose: demand for demand in narrow.usage}
+    return all(
+        demand.purpose in found
+        and found[demand.purpose].record == demand.record
+        and as_strict(found[demand.purpose].rule, demand.rule)
+        for demand in wide.usage
+    )
+
+
+def as_strict(narrow: UsageRule, wide: UsageRule) -> bool:
+    limits = ((narrow.per_hour, wide.per_hour), (narrow.total, wide.total))
+    return (
+        all(b is None or (a is not None and a <= b) for a, b in limits)
+        and narrow.first_platform >= wide.first_platform
+        and narrow.without_anchor <= wide.without_anchor
+    )
+
+
+@pytest.mark.parametrize("change", NARROWER)
+@settings(max_examples=60, deadline=None)
+@given(st.data(), POLICIES_AND_QUESTIONS)
 def test_narrowing_never_grants_more(
+    change: Change,
     data: st.DataObject,
-    rules: tuple[dict[str, Any], ...],
-    claims: Claims,
-    keys: tuple[KeyRequest, ...],
+    given_both: tuple[tuple[dict[str, Any], ...], Asked],
 ) -> None:
+    rules, asked = given_both
     narrowed = copied(rules)
-    for change in data.draw(st.lists(st.sampled_from(NARROWER), min_size=1)):
-        change(data.draw(st.sampled_from(narrowed)), data.draw)
-    after = answer(claims, [parsed(narrowed)], keys)
+    more = data.draw(st.lists(st.sampled_from(NARROWER), max_size=1))
+    for step in (change, *more):
+        for workload in narrowed:
+            step(workload, data.draw)
+    after = answer(asked, [parsed(narrowed)])
     if isinstance(after, Code):
         return
     wide = [parsed(rules)]
-    before = answer(claims, wide, keys)
+    before = answer(asked, wide)
     if before is Code.WORKLOAD_AMBIGUOUS:
         # Only a policy in which lint finds the pair can be ambiguous.
         found = {finding.id for finding in lint(wide, now=0)}
         assert LintId.WORKLOADS_OVERLAP in found
         return
     assert isinstance(before, Grant)
-    assert before.paths == after.paths
+    assert (before.paths, before.adopted) == (after.paths, after.adopted)
+    assert demands_as_much(after, before)
+
+
+@settings(max_examples=200, deadline=None)
+@given(POLICIES_AND_QUESTIONS)
+def test_saying_less_never_gets_more(
+    given_both: tuple[tuple[dict[str, Any], ...], Asked],
+) -> None:
+    """Without its log, and without time signed by others, evidence gets no more."""
+    rules, asked = given_both
+    documents = [parsed(rules)]
+    less = answer(replace(asked, events=None, signed_time=0), documents)
+    if isinstance(less, Code):
+        return
+    more = answer(asked, documents)
+    if more is Code.WORKLOAD_AMBIGUOUS:
+        found = {finding.id for finding in lint(documents, now=0)}
+        assert LintId.WORKLOADS_OVERLAP in found
+        return
+    if more is Code.CEDAR_NOT_ALLOWED:
+        return  # A Cedar policy may forbid what a log shows.
+    assert isinstance(more, Grant)
+    assert more.paths == less.paths
 
 
 @settings(deadline=None)
-@given(st.data(), POLICIES, evidence(), REQUESTS)
+@given(st.data(), POLICIES_AND_QUESTIONS)
 def test_order_never_matters(
-    data: st.DataObject,
-    rules: tuple[dict[str, Any], ...],
-    claims: Claims,
-    keys: tuple[KeyRequest, ...],
+    data: st.DataObject, given_both: tuple[tuple[dict[str, Any], ...], Asked]
 ) -> None:
+    rules, asked = given_both
     shuffled = data.draw(st.permutations(copied(rules)))
     for workload in shuffled:
         for part in ("image", "key"):
@@ -268,84 +268,57 @@ def test_order_never_matters(
         statuses = workload["tcb"]["statuses"]
         workload["tcb"]["statuses"] = data.draw(st.permutations(statuses))
         for image in workload["image"]:
-            order = data.draw(st.permutations(list(image["measurements"])))
-            image["measurements"] = {n: image["measurements"][n] for n in order}
+            for part in ("measurements", "events"):
+                order = data.draw(st.permutations(list(image[part])))
+                image[part] = {n: image[part][n] for n in order}
+            image["logged"] = data.draw(st.permutations(image["logged"]))
+        for key in workload["key"]:
+            key["parts"] = data.draw(st.permutations(key["parts"]))
+            if key["usage"] is not None:
+                windows = data.draw(st.permutations(key["usage"]["windows"]))
+                key["usage"]["windows"] = windows
     one_by_one = [parsed([workload]) for workload in shuffled]
-    expected = answer(claims, [parsed(rules)], keys)
-    assert answer(claims, [parsed(shuffled)], keys) == expected
-    assert answer(claims, one_by_one, keys) == expected
+    expected = answer(asked, [parsed(rules)])
+    assert answer(asked, [parsed(shuffled)]) == expected
+    assert answer(asked, one_by_one) == expected
 
 
 @settings(deadline=None)
-@given(POLICIES, evidence())
+@given(POLICIES_AND_QUESTIONS)
 def test_two_workloads_are_granted_one_key_by_no_evidence(
-    rules: tuple[dict[str, Any], ...], claims: Claims
+    given_both: tuple[tuple[dict[str, Any], ...], Asked],
 ) -> None:
     """Where lint finds no overlap, no evidence is ambiguous."""
+    rules, asked = given_both
     documents = [parsed(rules)]
     found = {finding.id for finding in lint(documents, now=NOW)}
-    got = answer(claims, documents, (KeyRequest("disk"),))
+    got = answer(asked, documents)
     assert got is not Code.WORKLOAD_AMBIGUOUS or LintId.WORKLOADS_OVERLAP in found
 
 
-@settings(deadline=None)
-@given(POLICIES)
-def test_what_is_rendered_reads_back(rules: tuple[dict[str, Any], ...]) -> None:
-    given_rules: tuple[WorkloadRules, ...] = parsed(rules).document.workload
-    assert parse(render(given_rules)).document.workload == given_rules
-
-
-# -- key paths --------------------------------------------------------------------
-
-TEXTS = st.text(alphabet='ab/,:[]"\\', min_size=1, max_size=4)
-VALUES = st.binary(min_size=1, max_size=3)
-PAIRS = st.dictionaries(st.sampled_from(MEASUREMENT_NAMES[Tee.TDX][:4]), VALUES).map(
-    lambda pairs: tuple(sorted(pairs.items()))
-)
-BINDINGS = st.builds(
-    WorkloadBinding,
-    identity=st.sampled_from(IdentityKind),
-    name=st.none() | TEXTS,
-    tee=st.sampled_from(Tee),
-    attributes=PAIRS,
-    measurements=PAIRS,
-    authority=st.builds(Authority, TEXTS, VALUES),
-)
-PATHS = st.builds(
-    KeyPath,
-    kdf=st.sampled_from(Kdf),
-    trust_domain=TEXTS,
-    tenant=TEXTS,
-    workload=BINDINGS,
-    protocol_class=st.sampled_from(ProtocolClass),
-    generation=st.integers(0, 3),
-    purpose=TEXTS,
-    label=TEXTS | st.just(""),
-    length=st.integers(16, 18),
+ROLES = st.lists(
+    st.fixed_dictionaries(
+        {
+            "name": st.sampled_from(["ops", "audit"]),
+            "tenant": st.sampled_from([None, "a"]),
+            "threshold": st.integers(1, 2),
+            "keys": st.just(["ab" * 32, "cd" * 32]),
+            "actions": st.sampled_from([["adopt"], ["adopt", "reset-usage"]]),
+        }
+    ),
+    max_size=2,
 )
 
 
 @settings(deadline=None)
-@given(st.lists(PATHS, min_size=2, max_size=6))
-def test_two_different_key_paths_never_encode_alike(paths: list[KeyPath]) -> None:
-    for one, other in itertools.combinations(paths, 2):
-        same = encode(one.as_value()) == encode(other.as_value())
-        assert same == (one == other)
-
-
-@settings(deadline=None)
-@given(PATHS, st.data())
-def test_every_part_of_a_key_path_enters_its_encoding(
-    path: KeyPath, data: st.DataObject
+@given(POLICIES, ROLES, st.none() | st.text(max_size=20))
+def test_what_is_rendered_reads_back(
+    rules: tuple[dict[str, Any], ...], roles: Any, text: str | None
 ) -> None:
-    field = data.draw(st.sampled_from(KeyPath.__slots__))
-    other = replace(path, **{field: getattr(data.draw(PATHS), field)})
-    assert (encode(path.as_value()) == encode(other.as_value())) == (path == other)
-
-
-@settings(deadline=None)
-@given(st.lists(st.builds(KeyRequest, TEXTS, TEXTS, st.integers(16, 18)), min_size=2))
-def test_two_different_requests_never_encode_alike(keys: list[KeyRequest]) -> None:
-    for one, other in itertools.combinations(keys, 2):
-        same = encode(one.as_value()) == encode(other.as_value())
-        assert same == (one == other)
+    raw = {
+        "version": 1,
+        "workload": [w | {"cedar": text} for w in rules],
+        "role": roles,
+    }
+    document = msgspec.convert(raw, Document)
+    assert parse(render(document.workload, document.role)).document == document

@@ -8,6 +8,7 @@ from typing import Any
 
 from tightseal.cli.reference import changes
 from tightseal.model.claims import TcbStatus
+from tightseal.policy.eventlog import IDENTITY_EVENTS
 from tightseal.policy.fields import all_names
 from tightseal.policy.schema import schema_document
 
@@ -52,8 +53,10 @@ def test_patterns_are_of_the_common_dialect() -> None:
         re.compile(pattern)
 
 
-def test_the_schema_names_measurements_and_statuses() -> None:
+def test_the_schema_names_measurements_events_and_statuses() -> None:
     definitions = json.loads(schema_document())["$defs"]
     measurements = definitions["ImageRules"]["properties"]["measurements"]
     assert measurements["propertyNames"]["enum"] == list(all_names())
+    events = definitions["ImageRules"]["properties"]["events"]
+    assert events["propertyNames"]["enum"] == list(IDENTITY_EVENTS)
     assert set(definitions["TcbStatus"]["enum"]) == {s.value for s in TcbStatus}

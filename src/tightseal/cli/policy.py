@@ -8,33 +8,46 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Final, ParamSpec
+from typing import Annotated, Final, ParamSpec
 
 from cyclopts import App, Parameter
 
 from tightseal.cli import ui
+from tightseal.cli.policy_approvers import DEFAULT_ROOT_DAYS, make_folder
+from tightseal.cli.policy_bundle import register
 from tightseal.cli.policy_input import (
     claims_from,
+    events_from,
     read_bytes,
     read_documents,
     seconds_of,
+)
+from tightseal.cli.policy_show import is_signed_policy, show_signed_policy
+from tightseal.cli.policy_text import (
+    difference_row,
+    explanation_json,
+    result_json,
+    show_explanation,
+    show_finding,
+    show_result,
+    show_role,
+    show_workload,
 )
 from tightseal.cli.verify import UsageError
 from tightseal.errors import Code, SettingsError
 from tightseal.model.keypath import (
     DEFAULT_KEY_BYTES,
     IdentityKind,
+    KeyPart,
     KeyRequest,
     ProtocolClass,
 )
 from tightseal.policy import start
-from tightseal.policy.cases import CASES_FILE, Result, judge_as, read_cases, run
+from tightseal.policy.cases import CASES_FILE, judge_as, read_cases, run
 from tightseal.policy.claimsfile import read_claims
 from tightseal.policy.compile import compile_policy
-from tightseal.policy.diff import Difference, differences, plain
-from tightseal.policy.document import WorkloadRules
-from tightseal.policy.engine import Explanation
-from tightseal.policy.lint import Finding, Severity
+from tightseal.policy.diff import differences, plain, role_name
+from tightseal.policy.lint import Severity
 from tightseal.policy.lint import lint as lint_documents
 
 __all__ = ["policy_app"]
@@ -44,6 +57,7 @@ JsonFlag = Annotated[bool, Parameter("--json")]
 Moment = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
 OutFile = Annotated[Path, Parameter(allow_leading_hyphen=True)]
 PolicyFiles = Annotated[list[Path], Parameter(name=["--policy", "-p"])]
+EventLog = Annotated[Path | None, Parameter(name=["--event-log"])]
 EvidenceFile = Annotated[
     str | None, Parameter(name=["--evidence"], allow_leading_hyphen=True)
 ]
@@ -51,7 +65,7 @@ _P = ParamSpec("_P")
 
 policy_app = App(
     name="policy",
-    help="Write, check, test, compare and explain policy documents.",
+    help="Write, check, explain, sign and publish policies.",
     default_parameter=Parameter(negative=()),
     result_action="return_value",
 )
@@ -72,13 +86,47 @@ def _asked(command: Callable[_P, int]) -> Callable[_P, int]:
 
 @policy_app.command
 @_asked
-def init(*, out: OutFile = FIRST_FILE) -> int:
-    """Write a first document, with every choice and its meaning.
+def init(
+    folder: Path | None = None,
+    /,
+    *,
+    out: OutFile = FIRST_FILE,
+    approver: Annotated[tuple[Path, ...], Parameter("--approver")] = (),
+    threshold: int | None = None,
+    document: tuple[Path, ...] = (),
+    release: Path | None = None,
+    expires_days: int = DEFAULT_ROOT_DAYS,
+    at: Moment = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """Write a first document; or make a folder for approvers, and its policy root.
 
     Args:
-        out: the new file; never overwritten. - for stdout.
+        folder: of the approvers; without it, one document is written.
+        out: the new document; never overwritten. - for stdout.
+        approver: public half of who approves; may be given again.
+        threshold: how many approvers must sign everything; all of them by default.
+        document: to begin with; may be given again. A first document otherwise.
+        release: release settings to be signed too: keys of the table release.
+        expires_days: days that the root holds.
+        at: as of this time, Unix seconds or RFC 3339; now by default.
+        as_json: one JSON document on stdout.
     """
-    return _written(start.first_document(), out)
+    if folder is None:
+        if approver or threshold is not None or document or release is not None:
+            message = "name the folder too: tightseal policy init FOLDER --approver"
+            raise UsageError(message)
+        return _written(start.first_document(), out)
+    return make_folder(
+        folder,
+        approver,
+        threshold=threshold,
+        documents=document,
+        release=release,
+        days=expires_days,
+        now=seconds_of(at),
+        as_json=as_json,
+    )
 
 
 @policy_app.command(name="from-evidence")
@@ -91,6 +139,7 @@ def from_evidence(
     collateral: Path | None = None,
     at: Moment = None,
     root_ca: Path | None = None,
+    event_log: EventLog = None,
     tenant: str = "default",
     name: str = "workload",
     identity: IdentityKind = IdentityKind.NAMED,
@@ -106,6 +155,7 @@ def from_evidence(
         collateral: as for ``tightseal verify``.
         at: verify as of this time, Unix seconds or RFC 3339; now by default.
         root_ca: root certificate of a simulated world, to be trusted too.
+        event_log: the event log beside it; a compose hash in it stands for rtmr3.
         tenant: whose the workload is.
         name: of the workload.
         identity: what its keys belong to.
@@ -122,6 +172,7 @@ def from_evidence(
         identity=identity,
         label=label,
         purpose=purpose,
+        events=events_from(event_log, found),
     )
     compile_policy(read_documents((), texts={"the new document": text}))
     if found.debug:
@@ -153,7 +204,7 @@ def lint(*policy: Path, at: Moment = None, as_json: JsonFlag = False) -> int:
             tone="no" if dangers else "yes",
         )
         for finding in found:
-            _show_finding(finding)
+            show_finding(finding)
     return ui.EXIT_NO if dangers else ui.EXIT_YES
 
 
@@ -181,11 +232,12 @@ def judge_cases(
         claims_of=lambda name: read_claims(
             read_bytes(folder / name), name=str(folder / name)
         ),
+        log_of=lambda name: read_bytes(folder / name),
     )
     failed = [result for result in results if not result.passed]
     if as_json:
         ui.print_json(
-            {"passed": not failed, "cases": [_result_json(r) for r in results]}
+            {"passed": not failed, "cases": [result_json(r) for r in results]}
         )
     else:
         ui.verdict(
@@ -194,7 +246,7 @@ def judge_cases(
             tone="no" if failed else "yes",
         )
         for result in failed:
-            _show_result(result)
+            show_result(result)
     return ui.EXIT_NO if failed else ui.EXIT_YES
 
 
@@ -222,31 +274,44 @@ def diff(before: Path, after: Path, /, *, as_json: JsonFlag = False) -> int:
         if difference.workload != workload:
             workload = difference.workload
             ui.heading(workload)
-        ui.facts([_difference_row(difference)])
+        ui.facts([difference_row(difference)])
     return ui.EXIT_NO if found else ui.EXIT_YES
 
 
 @policy_app.command
 @_asked
 def show(*policy: Path, as_json: JsonFlag = False) -> int:
-    """Print what documents say together, with every default spelled out.
+    """Print what documents say together, or what a bundle or its folder holds.
+
+    Of documents, every default is spelled out. Of a bundle, or of the folder that
+    approvers work in: the policy root, who has signed which role, what is missing, and
+    when it expires; 0 where a provider would take it, 1 where not.
 
     Args:
-        policy: documents, or folders of them, that make one policy.
+        policy: documents, or folders of them, that make one policy; or one bundle, or
+            one folder of approvers.
         as_json: one JSON document on stdout.
     """
+    if len(policy) == 1 and is_signed_policy(policy[0]):
+        return show_signed_policy(policy[0], now=seconds_of(None), as_json=as_json)
     documents = read_documents(policy)
     compile_policy(documents)
     workloads = sorted(
         (rules for parsed in documents for rules in parsed.document.workload),
         key=lambda rules: (rules.tenant, rules.name),
     )
+    roles = sorted(
+        (role for parsed in documents for role in parsed.document.role), key=role_name
+    )
     if as_json:
-        ui.print_json({"version": 1, "workload": [plain(w) for w in workloads]})
+        told = {"workload": [plain(w) for w in workloads]}
+        ui.print_json({"version": 1, **told, "role": [plain(role) for role in roles]})
         return ui.EXIT_YES
-    ui.verdict("usable", f"{len(workloads)} workloads", tone="yes")
+    ui.verdict("usable", f"{len(workloads)} workloads, {len(roles)} roles", tone="yes")
     for rules in workloads:
-        _show_workload(rules)
+        show_workload(rules)
+    for role in roles:
+        show_role(role)
     return ui.EXIT_YES
 
 
@@ -260,9 +325,11 @@ def explain(
     collateral: Path | None = None,
     at: Moment = None,
     root_ca: Path | None = None,
+    event_log: EventLog = None,
     purpose: str | None = None,
     label: str = "",
     length: int = DEFAULT_KEY_BYTES,
+    part: KeyPart = KeyPart.PRIVATE,
     protocol: ProtocolClass = ProtocolClass.V1,
     elsewhere: bool = False,
     as_json: JsonFlag = False,
@@ -278,9 +345,11 @@ def explain(
         collateral: as for ``tightseal verify``.
         at: decide as of this time, Unix seconds or RFC 3339; now by default.
         root_ca: root certificate of a simulated world, to be trusted too.
+        event_log: the event log that is sent beside the evidence.
         purpose: of a key to ask for; without it, the rules of keys are not judged.
         label: of that key.
         length: of that key, in bytes.
+        part: of that key: the key itself, or the public half of a pair.
         protocol: the way in.
         elsewhere: assume that the provider stands on another machine.
         as_json: one JSON document on stdout.
@@ -290,20 +359,24 @@ def explain(
     found = claims_from(evidence, claims, collateral, root_ca, now=now, past=bool(at))
     told = judge_as(
         found,
-        keys=() if purpose is None else (KeyRequest(purpose, label, length),),
+        keys=() if purpose is None else (KeyRequest(purpose, label, length, part),),
         policy=compiled,
         elsewhere=elsewhere,
         protocol=protocol,
         now=now,
+        events=events_from(event_log, found),
     )
     if as_json:
-        ui.print_json(_explanation_json(told))
+        ui.print_json(explanation_json(told))
     else:
-        _show_explanation(told)
+        show_explanation(told)
     return ui.EXIT_YES if told.granted else ui.EXIT_NO
 
 
-# -- how it is shown --------------------------------------------------------------
+register(policy_app, _asked)
+
+
+# -- what they share --------------------------------------------------------------
 
 
 def _written(text: str, out: Path) -> int:
@@ -325,107 +398,3 @@ def _text(file: Path) -> str:
         return read_bytes(file).decode()
     except UnicodeDecodeError as e:
         raise SettingsError(Code.POLICY_INVALID, f"{file}: not UTF-8") from e
-
-
-def _show_finding(finding: Finding) -> None:
-    at = finding.position
-    where = "" if at is None else f":{at.line}:{at.column}"
-    ui.heading(f"{finding.document}{where}: {finding.severity}: {finding.id}")
-    ui.facts(
-        [
-            ("field", finding.field),
-            ("found", finding.message),
-            ("try", finding.hint),
-        ]
-    )
-
-
-def _result_json(result: Result) -> dict[str, Any]:
-    return {
-        "place": result.place,
-        "claims": result.case.claims,
-        "passed": result.passed,
-        "expected": result.case.expect,
-        "decision": _explanation_json(result.explanation),
-    }
-
-
-def _show_result(result: Result) -> None:
-    wanted = [result.case.expect]
-    if result.case.workload is not None:
-        wanted.append(f"as {result.case.workload}")
-    if result.case.image is not None:
-        wanted.append(f"image {result.case.image}")
-    ui.heading(f"{result.place}: {result.case.claims}")
-    ui.facts([("expected", ", ".join(wanted)), ("got", result.got)])
-    ui.facts(_failed_rows(result.explanation))
-
-
-def _failed_rows(told: Explanation) -> list[tuple[str, str]]:
-    rows = [("nearest", told.nearest)] if told.nearest else []
-    rows += [
-        (reason.rule, f"expected {reason.expected}; got {reason.got}")
-        for reason in told.reasons
-        if not reason.satisfied
-    ]
-    return rows
-
-
-def _explanation_json(told: Explanation) -> dict[str, Any]:
-    return {
-        "granted": told.granted,
-        "code": None if told.code is None else told.code.value,
-        "workload": told.workload,
-        "image": told.image,
-        "nearest": told.nearest,
-        "reasons": [asdict(reason) for reason in told.reasons],
-    }
-
-
-def _show_explanation(told: Explanation) -> None:
-    if told.granted:
-        ui.verdict("granted", f"{told.workload}, image {told.image}", tone="yes")
-    else:
-        code = "" if told.code is None else told.code.value
-        ui.verdict("denied", code, tone="no")
-        ui.heading("why")
-        ui.facts(_failed_rows(told))
-    ui.heading("rules that hold")
-    ui.facts((r.rule, r.got) for r in told.reasons if r.satisfied)
-
-
-def _difference_row(difference: Difference) -> tuple[str, str]:
-    change = f"{difference.before} -> {difference.after}"
-    return difference.field or "workload", change
-
-
-def _show_workload(rules: WorkloadRules) -> None:
-    fields = plain(rules)
-    ui.heading(f"{rules.tenant}/{rules.name}")
-    ui.facts(
-        (name, _plain_text(fields[name]))
-        for name in ("identity", "tee", "trust_domain", "platform", "binds", "tcb")
-        if fields[name] is not None
-    )
-    for image in fields["image"]:
-        ui.facts([("image", image["label"])])
-        ui.facts(
-            (f"  {name}", image[name])
-            for name in ("from", "until")
-            if image[name] is not None
-        )
-        ui.facts(
-            (f"  {name}", _plain_text(value))
-            for name, value in image["measurements"].items()
-        )
-    for key in fields["key"]:
-        ui.facts([("key", _plain_text(key))])
-
-
-def _plain_text(value: Any) -> str:
-    if isinstance(value, dict):
-        parts = (f"{n} {_plain_text(v)}" for n, v in value.items() if v is not None)
-        return "; ".join(parts)
-    if isinstance(value, list):
-        return ", ".join(_plain_text(item) or "''" for item in value) or "none"
-    return str(value)

@@ -18,9 +18,11 @@ from tightseal.cli.verify import (
 from tightseal.errors import Code, SettingsError
 from tightseal.model.claims import Claims
 from tightseal.policy.claimsfile import read_claims
+from tightseal.policy.eventlog.facts import EventFacts
+from tightseal.policy.eventlog.replay import replay_event_log
 from tightseal.policy.read import MAX_DOCUMENT_CHARS, Parsed, parse
 
-__all__ = ["claims_from", "read_bytes", "read_documents", "seconds_of"]
+__all__ = ["claims_from", "events_from", "read_bytes", "read_documents", "seconds_of"]
 
 RESULTS_KEPT: Final = 4
 """Signature results kept; one command verifies one piece of evidence."""
@@ -122,3 +124,15 @@ def claims_from(
     )
     assert evidence is not None
     return verifier(decode_text(read_evidence(evidence)), now=now)
+
+
+def events_from(event_log: Path | None, claims: Claims) -> EventFacts | None:
+    """What an event log proves beside claims; ``None`` without a log.
+
+    Raises:
+        SettingsError: ``policy_invalid``, where it cannot be read or is too long.
+        EvidenceError: it does not lead to the registers of the claims.
+    """
+    return (
+        None if event_log is None else replay_event_log(read_bytes(event_log), claims)
+    )

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -28,14 +28,17 @@ from tightseal.model.keypath import (
     MAX_NAME_CHARS,
     MIN_KEY_BYTES,
     Authority,
+    KeyPart,
     KeyRequest,
     ProtocolClass,
 )
+from tightseal.policy.circumstances import Circumstances
 from tightseal.policy.compile import Policy
 from tightseal.policy.document import Moment, Printable
 from tightseal.policy.engine import Explanation, explain
+from tightseal.policy.eventlog.facts import EventFacts
+from tightseal.policy.eventlog.replay import replay_event_log
 from tightseal.policy.read import Text, parse_as
-from tightseal.policy.rules import Circumstances
 
 __all__ = ["CASES_FILE", "GRANTED", "Case", "Result", "judge_as", "read_cases", "run"]
 
@@ -44,18 +47,25 @@ GRANTED: Final = "granted"
 MAX_CASES: Final = 10_000
 
 
+FileName: TypeAlias = Annotated[
+    str, msgspec.Meta(max_length=255, pattern=r"^[A-Za-z0-9_][^/\\\x00]*\Z")
+]
+"""A file of the folder itself."""
+
+
 class _Form(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What every table has in common."""
 
 
 class CaseKey(_Form, frozen=True, kw_only=True):
-    """A key request; the purpose's own key of 32 bytes by default."""
+    """A key request; the private part of the purpose's own, 32 bytes, by default."""
 
     purpose: Printable
     label: Annotated[str, msgspec.Meta(max_length=MAX_NAME_CHARS)] = ""
     length: Annotated[int, msgspec.Meta(ge=MIN_KEY_BYTES, le=MAX_KEY_BYTES)] = (
         DEFAULT_KEY_BYTES
     )
+    part: KeyPart = KeyPart.PRIVATE
 
 
 class Case(_Form, frozen=True, kw_only=True):
@@ -63,7 +73,8 @@ class Case(_Form, frozen=True, kw_only=True):
 
     Attributes:
         claims: file of claims beside ``cases.toml``; a name without folders.
-        at: the time of the decision.
+        event_log: file of the event log sent along, likewise.
+        at: the time of the decision, which is taken for signed too.
         expect: ``granted``, or the code of the denial.
         workload: ``tenant/name`` that must carry the claims, where they are granted.
         image: label of the image, likewise.
@@ -72,9 +83,8 @@ class Case(_Form, frozen=True, kw_only=True):
         protocol: the way in.
     """
 
-    claims: Annotated[
-        str, msgspec.Meta(max_length=255, pattern=r"^[A-Za-z0-9_][^/\\\x00]*\Z")
-    ]
+    claims: FileName
+    event_log: FileName | None = None
     at: Moment
     expect: str = GRANTED
     workload: str | None = None
@@ -128,6 +138,7 @@ def run(
     cases: tuple[tuple[Case, str], ...],
     *,
     claims_of: Callable[[str], Claims],
+    log_of: Callable[[str], bytes],
 ) -> tuple[Result, ...]:
     """Judge every case.
 
@@ -135,20 +146,32 @@ def run(
         policy: what is tested.
         cases: of :func:`read_cases`.
         claims_of: reads the claims that a case names.
+        log_of: reads the event log that a case names.
+
+    Raises:
+        EvidenceError: an event log that does not lead to the registers of the claims.
     """
-    return tuple(
-        _run(policy, case, place, claims_of(case.claims)) for case, place in cases
-    )
+    results = []
+    for case, place in cases:
+        claims = claims_of(case.claims)
+        events = None
+        if case.event_log is not None:
+            events = replay_event_log(log_of(case.event_log), claims)
+        results.append(_run(policy, case, place, claims, events))
+    return tuple(results)
 
 
-def _run(policy: Policy, case: Case, place: str, claims: Claims) -> Result:
+def _run(
+    policy: Policy, case: Case, place: str, claims: Claims, events: EventFacts | None
+) -> Result:
     told = judge_as(
         claims,
-        keys=tuple(KeyRequest(k.purpose, k.label, k.length) for k in case.key),
+        keys=tuple(KeyRequest(k.purpose, k.label, k.length, k.part) for k in case.key),
         policy=policy,
         elsewhere=case.provider == "elsewhere",
         protocol=case.protocol,
         now=int(case.at.timestamp()),
+        events=events,
     )
     got = GRANTED if told.code is None else told.code.value
     passed = got == case.expect
@@ -167,6 +190,7 @@ def judge_as(
     elsewhere: bool,
     protocol: ProtocolClass,
     now: int,
+    events: EventFacts | None = None,
 ) -> Explanation:
     """Explain a decision of a provider that is assumed, not asked.
 
@@ -177,7 +201,8 @@ def judge_as(
         elsewhere: whether the provider stands on another machine than the workload; it
             always shares its trust domain.
         protocol: the way in.
-        now: Unix seconds.
+        now: Unix seconds; taken for signed too.
+        events: of the replayed event log.
     """
     return explain(
         claims,
@@ -188,6 +213,8 @@ def judge_as(
             provider_platform=PlatformIdentity() if elsewhere else claims.platform,
             provider_domain=claims.trust_domain,
             protocol_class=protocol,
+            signed_time=now,
         ),
         now=now,
+        events=events,
     )

@@ -3,31 +3,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from tightseal.model.claims import MEASUREMENT_NAMES, TcbStatus, Tee, Vendor
-from tightseal.model.keypath import IdentityKind, Kdf, ProtocolClass
+from tightseal.model.claims import MEASUREMENT_NAMES, Tee, Vendor
+from tightseal.model.keypath import IdentityKind
 from tightseal.model.settings import (
     LAUNCH_MEASUREMENTS,
     PlatformRule,
     ReleaseSettings,
 )
+from tightseal.policy.cedar import CedarRule, compile_cedar
+from tightseal.policy.compile_images import ImageMaker
+from tightseal.policy.compile_keys import compile_key
+from tightseal.policy.compile_roles import compile_role
+from tightseal.policy.compile_tcb import compile_tcb
+from tightseal.policy.compiled import (
+    ID_BYTES,
+    Image,
+    KeyRule,
+    Machine,
+    Policy,
+    Role,
+    TcbRule,
+    Workload,
+)
 from tightseal.policy.document import (
     Choice,
-    ImageRules,
     KeyRules,
-    KeyType,
     PlatformId,
+    RoleRules,
     TcbRules,
     WorkloadRules,
 )
 from tightseal.policy.index import ImageIndex
 from tightseal.policy.locate import Path
 from tightseal.policy.read import FieldFault, Parsed, Text, parse
-from tightseal.policy.selection import Selector, compile_selector, exact_values
 
 __all__ = [
     "MAX_WORKLOADS",
@@ -35,6 +46,7 @@ __all__ = [
     "KeyRule",
     "Machine",
     "Policy",
+    "Role",
     "TcbRule",
     "Workload",
     "compile_policy",
@@ -46,126 +58,10 @@ MAX_WORKLOADS: Final = 200_000
 
 MAX_DOCUMENTS: Final = 4096
 
-FIRST_YEAR: Final = 1971
-LAST_YEAR: Final = 9998
-"""Years that every clock and every time zone can tell."""
+MAX_POLICY_ROLES: Final = 4096
+"""Most documents and roles, likewise."""
 
-_ID_BYTES: Final[Mapping[str, tuple[int, ...]]] = {
-    "ppid": (16,),
-    "piid": (16,),
-    "fmspc": (6,),
-    "chip_id": (64, 8),
-}
 _INTEL_IDS: Final = ("ppid", "piid", "fmspc")
-
-
-@dataclass(frozen=True, slots=True)
-class TcbRule:
-    """TCB rules with their texts made once."""
-
-    rules: TcbRules
-    statuses: frozenset[TcbStatus]
-    statuses_text: str
-    grace: frozenset[TcbStatus]
-    grace_until: int
-    grace_text: str
-    refused: frozenset[str]
-    tolerated: frozenset[str] | None
-    options: tuple[str, ...]
-    snp: tuple[tuple[str, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class KeyRule:
-    """A purpose with what may be asked for under it.
-
-    ``labels`` are prefix and suffix of a pattern, or the whole label and ``None``.
-    """
-
-    purpose: str
-    kdf: Kdf
-    length: int
-    protocols: frozenset[ProtocolClass]
-    labels: tuple[tuple[str, str | None], ...]
-
-    def allows_label(self, label: str) -> bool:
-        """Whether a label fits a pattern."""
-        for prefix, suffix in self.labels:
-            if suffix is None:
-                if label == prefix:
-                    return True
-            elif (
-                len(label) >= len(prefix) + len(suffix)
-                and label.startswith(prefix)
-                and label.endswith(suffix)
-            ):
-                return True
-        return False
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """Ids that a platform must have, all of them."""
-
-    ids: tuple[tuple[str, bytes], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """A workload without its images, which stand in the index."""
-
-    tenant: str
-    name: str
-    identity: IdentityKind
-    tee: Tee
-    trust_domain: str
-    platform: PlatformRule | tuple[Machine, ...]
-    one_verifier: bool
-    binds: tuple[str, ...]
-    tcb: TcbRule
-    keys: tuple[KeyRule, ...]
-
-    def __str__(self) -> str:
-        """``tenant/name``, as traces have it."""
-        return f"{self.tenant}/{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """An image of a workload; ``begins`` and ``ends`` in Unix seconds."""
-
-    workload: Workload
-    label: str
-    begins: int | None
-    ends: int | None
-    selectors: tuple[tuple[str, Selector], ...]
-
-    def exact(self) -> dict[str, frozenset[bytes]]:
-        """Measurements and platform ids that must be one of some values."""
-        found = {name: exact_values(selector) for name, selector in self.selectors}
-        if not isinstance(self.workload.platform, PlatformRule):
-            machines = [dict(machine.ids) for machine in self.workload.platform]
-            for name in _ID_BYTES:
-                if all(name in ids for ids in machines):
-                    found[name] = frozenset(ids[name] for ids in machines)
-        return {name: values for name, values in found.items() if values}
-
-    def __str__(self) -> str:
-        """As traces have it."""
-        return f"image {self.label} of {self.workload}"
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """Workloads and their images, ready to decide. Made by :func:`load_policy`.
-
-    Attributes:
-        workloads: in the order of tenant and name.
-        index: every image, found by measurements.
-    """
-
-    workloads: tuple[Workload, ...]
-    index: ImageIndex[Image]
 
 
 def load_policy(documents: str | Iterable[str | Parsed]) -> Policy:
@@ -195,16 +91,19 @@ def compile_policy(documents: Sequence[Parsed]) -> Policy:
     if len(documents) > MAX_DOCUMENTS:
         nowhere.refuse((), f"more than {MAX_DOCUMENTS} documents")
     for parsed in documents:
-        for i, rules in enumerate(parsed.document.workload):
-            if len(maker.names) >= MAX_WORKLOADS:
-                nowhere.refuse((), f"more than {MAX_WORKLOADS} workloads")
-            try:
+        room = MAX_WORKLOADS - len(maker.names)
+        if len(parsed.document.workload) > room:
+            nowhere.refuse((), f"more than {MAX_WORKLOADS} workloads")
+        if len(parsed.document.role) > MAX_POLICY_ROLES - len(maker.roles):
+            nowhere.refuse((), f"more than {MAX_POLICY_ROLES} roles")
+        try:
+            for i, rules in enumerate(parsed.document.workload):
                 maker.add(rules, ("workload", i))
-            except FieldFault as e:
-                parsed.source.refuse(e.path, e.message)
-    maker.workloads.sort(key=lambda w: (w.tenant, w.name))
-    maker.images.sort(key=lambda m: (m.workload.tenant, m.workload.name, m.label))
-    return Policy(tuple(maker.workloads), ImageIndex(maker.images))
+            for i, role in enumerate(parsed.document.role):
+                maker.add_role(role, ("role", i))
+        except FieldFault as e:
+            parsed.source.refuse(e.path, e.message)
+    return maker.policy()
 
 
 def _name(documents: Sequence[object], index: int) -> str:
@@ -218,9 +117,28 @@ class _Maker:
         self.names: set[tuple[str, str]] = set()
         self.workloads: list[Workload] = []
         self.images: list[Image] = []
+        self.roles: dict[tuple[str, str], Role] = {}
         self._tcb: dict[tuple[TcbRules, Tee], TcbRule] = {}
-        self._keys: dict[KeyRules, KeyRule] = {}
-        self._selectors: dict[tuple[str, Selector], tuple[str, Selector]] = {}
+        self._keys: dict[tuple[KeyRules, IdentityKind], KeyRule] = {}
+        self._make_image = ImageMaker()
+        self._cedar: dict[str, CedarRule] = {}
+
+    def policy(self) -> Policy:
+        self.workloads.sort(key=lambda w: (w.tenant, w.name))
+        self.images.sort(key=lambda m: (m.workload.tenant, m.workload.name, m.label))
+        return Policy(
+            workloads=tuple(self.workloads),
+            index=ImageIndex(self.images),
+            roles=tuple(self.roles[named] for named in sorted(self.roles)),
+        )
+
+    def add_role(self, rules: RoleRules, path: Path) -> None:
+        role = compile_role(rules, path)
+        # No tenant has an empty name, so the roles of none stand apart.
+        named = (rules.tenant or "", rules.name)
+        if named in self.roles:
+            raise FieldFault((*path, "name"), f"{role} stands twice")
+        self.roles[named] = role
 
     def add(self, rules: WorkloadRules, path: Path) -> None:
         named = (rules.tenant, rules.name)
@@ -238,32 +156,26 @@ class _Maker:
             binds=_binds(rules, path),
             tcb=self._tcb_rule(rules, path),
             keys=self._key_rules(rules, path),
+            cedar=self._cedar_rule(rules.cedar, (*path, "cedar")),
         )
         self.workloads.append(workload)
         for i, image in enumerate(rules.image):
-            self.images.append(self._image(image, workload, (*path, "image", i)))
+            self.images.append(self._make_image(image, workload, (*path, "image", i)))
 
-    def _image(self, rules: ImageRules, workload: Workload, path: Path) -> Image:
-        begins = _seconds(rules.from_, (*path, "from"))
-        ends = _seconds(rules.until, (*path, "until"))
-        if begins is not None and ends is not None and ends <= begins:
-            raise FieldFault((*path, "until"), "not after from")
-        known = MEASUREMENT_NAMES[workload.tee]
-        selectors: dict[str, tuple[str, Selector]] = {}
-        for name, rule in rules.measurements.items():
-            at = (*path, "measurements", name)
-            if name not in known:
-                message = f"no measurement of {workload.tee.value}; known are "
-                raise FieldFault(at, message + ", ".join(known))
-            pair = (name, compile_selector(name, rule, at))
-            selectors[name] = self._selectors.setdefault(pair, pair)
-        ordered = tuple(selectors[name] for name in known if name in selectors)
-        return Image(workload, rules.label, begins, ends, ordered)
+    def _cedar_rule(self, text: str | None, path: Path) -> CedarRule | None:
+        if text is None:
+            return None
+        if text not in self._cedar:
+            try:
+                self._cedar[text] = compile_cedar(text)
+            except ValueError as e:
+                raise FieldFault(path, str(e)) from e
+        return self._cedar[text]
 
     def _tcb_rule(self, rules: WorkloadRules, path: Path) -> TcbRule:
         cached = self._tcb.get((rules.tcb, rules.tee))
         if cached is None:
-            cached = _tcb(rules.tcb, rules.tee, (*path, "tcb"))
+            cached = compile_tcb(rules.tcb, rules.tee, (*path, "tcb"))
             self._tcb[rules.tcb, rules.tee] = cached
         return cached
 
@@ -273,35 +185,11 @@ class _Maker:
             at = (*path, "key", i)
             if key.purpose in made:
                 raise FieldFault((*at, "purpose"), f"{key.purpose} stands twice")
-            if key.type is not KeyType.RAW:
-                message = f"{key.type.value} keys cannot be derived; known is raw"
-                raise FieldFault((*at, "type"), message)
-            if key not in self._keys:
-                self._keys[key] = _key(key)
-            made[key.purpose] = self._keys[key]
+            known = (key, rules.identity)
+            if known not in self._keys:
+                self._keys[known] = compile_key(key, rules.identity, at)
+            made[key.purpose] = self._keys[known]
         return tuple(made[purpose] for purpose in sorted(made))
-
-
-def _seconds(moment: datetime | None, path: Path) -> int | None:
-    if moment is None:
-        return None
-    if not FIRST_YEAR <= moment.year <= LAST_YEAR:
-        raise FieldFault(path, f"expected a year from {FIRST_YEAR} to {LAST_YEAR}")
-    return int(moment.timestamp())
-
-
-def _key(rules: KeyRules) -> KeyRule:
-    labels: list[tuple[str, str | None]] = []
-    for pattern in sorted(set(rules.labels)):
-        prefix, star, suffix = pattern.partition("*")
-        labels.append((prefix, suffix if star else None))
-    return KeyRule(
-        purpose=rules.purpose,
-        kdf=rules.kdf,
-        length=rules.length,
-        protocols=frozenset(rules.protocols),
-        labels=tuple(labels),
-    )
 
 
 def _trust_domain(rules: WorkloadRules, path: Path) -> str:
@@ -331,7 +219,7 @@ def _platform(rules: WorkloadRules, path: Path) -> PlatformRule | tuple[Machine,
 
 def _machine(entry: PlatformId, tee: Tee, path: Path) -> Machine:
     ids: list[tuple[str, bytes]] = []
-    for name, lengths in _ID_BYTES.items():
+    for name, lengths in ID_BYTES.items():
         text: str | None = getattr(entry, name)
         if text is None:
             continue
@@ -369,44 +257,3 @@ def _binds(rules: WorkloadRules, path: Path) -> tuple[str, ...]:
         message = f"lacks {' or '.join(launch)}: any code could take on the rest"
         raise FieldFault((*path, "binds"), message)
     return tuple(sorted(names))
-
-
-def _tcb(rules: TcbRules, tee: Tee, path: Path) -> TcbRule:
-    _check_tcb(rules, tee, path)
-    grace = rules.grace
-    until = _seconds(grace.until if grace else None, (*path, "grace", "until"))
-    return TcbRule(
-        rules=rules,
-        statuses=frozenset(rules.statuses),
-        statuses_text=" or ".join(sorted(set(rules.statuses))),
-        grace=frozenset(grace.statuses if grace else ()),
-        grace_until=until or 0,
-        grace_text=" or ".join(sorted(set(grace.statuses))) if grace else "",
-        refused=frozenset(rules.refuse_advisories),
-        tolerated=None
-        if rules.tolerate_advisories is None
-        else frozenset(rules.tolerate_advisories),
-        options=tuple(
-            name
-            for name in ("dynamic_platform", "cached_keys", "smt")
-            if getattr(rules, name) is Choice.REFUSE
-        ),
-        snp=tuple(
-            (name, least)
-            for name in ("bootloader", "tee", "snp", "microcode", "fmc")
-            if (least := getattr(rules.snp, name))
-        ),
-    )
-
-
-def _check_tcb(rules: TcbRules, tee: Tee, path: Path) -> None:
-    grace = rules.grace.statuses if rules.grace else ()
-    for within, statuses in (("statuses",), rules.statuses), (("grace",), grace):
-        if TcbStatus.REVOKED in statuses:
-            raise FieldFault((*path, *within), "Revoked is never accepted")
-    usual = TcbRules()
-    other = tuple(n for n in TcbRules.__struct_fields__ if n != "snp")
-    for name in other if tee is Tee.SNP else ("snp",):
-        if getattr(rules, name) != getattr(usual, name):
-            message = f"has no meaning for {tee.value} evidence"
-            raise FieldFault((*path, name), message)

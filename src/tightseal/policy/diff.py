@@ -11,10 +11,10 @@ from typing import Any, Final
 import msgspec
 
 from tightseal.policy.compile import compile_policy
-from tightseal.policy.document import WorkloadRules
+from tightseal.policy.document import RoleRules, WorkloadRules
 from tightseal.policy.read import Parsed
 
-__all__ = ["ABSENT", "Difference", "differences", "plain"]
+__all__ = ["ABSENT", "Difference", "differences", "plain", "role_name"]
 
 ABSENT: Final = "-"
 """Stands for a side that says nothing."""
@@ -24,10 +24,10 @@ _LISTED: Final = {"image": "label", "key": "purpose"}
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One field of one workload.
+    """One field of one workload or role.
 
     Attributes:
-        workload: ``tenant/name``.
+        workload: ``tenant/name``; of a role ``role name``, with its tenant before it.
         field: such as ``image[2026-10].measurements.rtmr2``; empty where the whole
             workload stands on one side alone.
         before: what the first policy says, ``ABSENT`` where nothing.
@@ -53,8 +53,8 @@ def differences(
     return tuple(_differences(_by_name(before), _by_name(after)))
 
 
-def plain(rules: WorkloadRules) -> dict[str, Any]:
-    """A workload with every default spelled out, as JSON has it."""
+def plain(rules: WorkloadRules | RoleRules) -> dict[str, Any]:
+    """A workload or role with every default spelled out, as JSON has it."""
     found: dict[str, Any] = _utc(msgspec.to_builtins(rules, builtin_types=(datetime,)))
     return found
 
@@ -71,11 +71,19 @@ def _utc(value: Any) -> Any:
 
 
 def _by_name(documents: Iterable[Parsed]) -> dict[str, dict[str, str]]:
-    return {
-        f"{rules.tenant}/{rules.name}": dict(_flat("", plain(rules)))
-        for parsed in documents
-        for rules in parsed.document.workload
-    }
+    found: dict[str, dict[str, str]] = {}
+    for parsed in documents:
+        for rules in parsed.document.workload:
+            found[f"{rules.tenant}/{rules.name}"] = dict(_flat("", plain(rules)))
+        for role in parsed.document.role:
+            found[role_name(role)] = dict(_flat("", plain(role)))
+    return found
+
+
+def role_name(rules: RoleRules) -> str:
+    """A role for people; a space is in no name, so it is no workload's."""
+    within = "" if rules.tenant is None else f"{rules.tenant}/"
+    return f"role {within}{rules.name}"
 
 
 def _differences(
@@ -106,9 +114,16 @@ def _flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
             else:
                 yield from _flat(below, item)
     elif isinstance(value, list):
-        yield path, ", ".join(sorted(str(item) or "''" for item in value)) or "none"
+        yield path, ", ".join(sorted(_inline(item) or "''" for item in value)) or "none"
     else:
         yield path, str(value)
+
+
+def _inline(value: Any) -> str:
+    """A table within a list, on one line."""
+    if not isinstance(value, dict):
+        return str(value)
+    return "; ".join(f"{field} {text}" for field, text in _flat("", value))
 
 
 def _label(name: str, items: list[dict[str, Any]], index: int) -> str:

@@ -2,8 +2,7 @@
 """The form of a policy document, version 1: TOML, typed, nothing unknown let through.
 
 What the types cannot say (lengths of measurements, names of a TEE, dates in order) is
-checked by :mod:`tightseal.policy.compile`. Usage rules have no place in this version:
-they need a state that documents of this version are judged without.
+checked by :mod:`tightseal.policy.compile`.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
+from tightseal.model.action import ActionKind
 from tightseal.model.claims import TcbStatus, Tee
 from tightseal.model.keypath import (
     DEFAULT_KEY_BYTES,
@@ -22,9 +22,12 @@ from tightseal.model.keypath import (
     MIN_KEY_BYTES,
     IdentityKind,
     Kdf,
+    KeyPart,
+    KeyType,
     ProtocolClass,
 )
 from tightseal.model.settings import Name, PlatformRule, SnpMinimum
+from tightseal.model.usage import MAX_PER_HOUR, MAX_TOTAL
 
 __all__ = [
     "DOCUMENT_VERSION",
@@ -33,11 +36,14 @@ __all__ = [
     "GraceRules",
     "ImageRules",
     "KeyRules",
-    "KeyType",
+    "LoggedRules",
     "PlatformId",
+    "RoleRules",
     "SelectorRules",
     "SelectorValue",
     "TcbRules",
+    "UsageRules",
+    "WindowRules",
     "WorkloadRules",
 ]
 
@@ -52,6 +58,11 @@ MAX_PLATFORMS: Final = 4096
 MAX_ADVISORIES: Final = 256
 MAX_HEX_CHARS: Final = 128
 MAX_TEE_NAMES: Final = 16
+MAX_LOGGED: Final = 16
+MAX_WINDOWS: Final = 64
+MAX_ROLES: Final = 256
+MAX_ROLE_KEYS: Final = 32
+MAX_CEDAR_CHARS: Final = 65_536
 """Bounds on lists of one document, workload, image, key, selector and rule."""
 
 Hex: TypeAlias = Annotated[
@@ -87,16 +98,6 @@ class Choice(StrEnum):
     REFUSE = "refuse"
 
 
-class KeyType(StrEnum):
-    """What a purpose's key is."""
-
-    RAW = "raw"
-    X25519 = "x25519"
-    ED25519 = "ed25519"
-    P256 = "p256"
-    SECP256K1 = "secp256k1"
-
-
 class _Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What every table of a document has in common."""
 
@@ -130,6 +131,20 @@ SelectorValue: TypeAlias = (
 """Exact hex, an exact number where the field is one, or one of the other forms."""
 
 
+class LoggedRules(_Rules, frozen=True, kw_only=True):
+    """An event that the log must show in a register, by its digest.
+
+    Attributes:
+        register: ``rtmr0`` to ``rtmr3``.
+        digest: what the register was extended with, 48 bytes; any of them.
+        about: what it stands for, such as ``kernel``; for traces.
+    """
+
+    register: Literal["rtmr0", "rtmr1", "rtmr2", "rtmr3"]
+    digest: Hex | Annotated[tuple[Hex, ...], msgspec.Meta(min_length=1, max_length=64)]
+    about: Printable = "event"
+
+
 class ImageRules(_Rules, frozen=True, kw_only=True):
     """An image: a labelled set of accepted measurements.
 
@@ -138,12 +153,51 @@ class ImageRules(_Rules, frozen=True, kw_only=True):
         from_: Unix time from which it counts, as RFC 3339 under the key ``from``.
         until: the first second in which it no longer counts.
         measurements: a selector for each measurement that must fit; all of them must.
+        events: likewise for identity events of the event log sent along, such as
+            ``compose-hash``: the bytes that were measured, hex or ``one_of``.
+        logged: events that the log must show.
     """
 
     label: Printable
     from_: Moment | None = msgspec.field(default=None, name="from")
     until: Moment | None = None
     measurements: dict[str, SelectorValue]
+    events: dict[str, SelectorValue] = {}
+    logged: Annotated[tuple[LoggedRules, ...], msgspec.Meta(max_length=MAX_LOGGED)] = ()
+
+
+class WindowRules(_Rules, frozen=True, kw_only=True):
+    """A time in which keys may leave.
+
+    Attributes:
+        from_: first second, under the key ``from``; reached only when time signed by
+            others says so.
+        until: the first second that is too late, by the provider's clock.
+    """
+
+    from_: Moment | None = msgspec.field(default=None, name="from")
+    until: Moment | None = None
+
+
+class UsageRules(_Rules, frozen=True, kw_only=True):
+    """How often, when and where keys of a purpose may leave; what is given must hold.
+
+    Attributes:
+        per_hour: most releases in any 3600 seconds.
+        total: most releases ever.
+        first_platform: the first platform that asks becomes the only one.
+        windows: times in which keys may leave; any of them.
+        without_anchor: ``accept``: count even where an older state, put back whole,
+            would go unnoticed. ``refuse``: release nothing then.
+    """
+
+    per_hour: Annotated[int, msgspec.Meta(ge=1, le=MAX_PER_HOUR)] | None = None
+    total: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOTAL)] | None = None
+    first_platform: bool = False
+    windows: Annotated[
+        tuple[WindowRules, ...], msgspec.Meta(max_length=MAX_WINDOWS)
+    ] = ()
+    without_anchor: Choice = Choice.REFUSE
 
 
 class KeyRules(_Rules, frozen=True, kw_only=True):
@@ -151,11 +205,17 @@ class KeyRules(_Rules, frozen=True, kw_only=True):
 
     Attributes:
         purpose: as requests name it.
-        type: kind of key; only ``raw`` can be derived by this version.
-        length: bytes of the key; requests for another length are refused.
+        type: raw bytes, or a key pair.
+        length: bytes of the key; requests for another length are refused. 32 for pairs.
         kdf: the KDF of the whole chain.
         protocols: the ways in by which it may leave; not ``legacy`` unless said.
         labels: patterns of allowed sub-keys; the empty one is the purpose's own key.
+        parts: what of a pair may leave to the workload.
+        published: whether anybody may ask for public halves, without evidence; named
+            workloads only.
+        adopted: the key is a measured one that a signed action put under this name;
+            without such an action nothing is released.
+        usage: how often, when and where.
     """
 
     purpose: Printable
@@ -170,6 +230,13 @@ class KeyRules(_Rules, frozen=True, kw_only=True):
     labels: Annotated[
         tuple[LabelPattern, ...], msgspec.Meta(min_length=1, max_length=MAX_LABELS)
     ] = ("",)
+    parts: Annotated[tuple[KeyPart, ...], msgspec.Meta(min_length=1, max_length=2)] = (
+        KeyPart.PRIVATE,
+        KeyPart.PUBLIC,
+    )
+    published: bool = False
+    adopted: bool = False
+    usage: UsageRules | None = None
 
 
 class GraceRules(_Rules, frozen=True, kw_only=True):
@@ -251,6 +318,7 @@ class WorkloadRules(_Rules, frozen=True, kw_only=True):
         tcb: the state of the platform that is good enough.
         image: the accepted images; any one of them.
         key: the purposes.
+        cedar: Cedar policies that must allow a release besides; they only narrow it.
     """
 
     tenant: Name = "default"
@@ -281,6 +349,30 @@ class WorkloadRules(_Rules, frozen=True, kw_only=True):
     tcb: TcbRules = TcbRules()
     image: Annotated[tuple[ImageRules, ...], msgspec.Meta(max_length=MAX_IMAGES)] = ()
     key: Annotated[tuple[KeyRules, ...], msgspec.Meta(max_length=MAX_KEYS)] = ()
+    cedar: Annotated[str, msgspec.Meta(max_length=MAX_CEDAR_CHARS)] | None = None
+
+
+class RoleRules(_Rules, frozen=True, kw_only=True):
+    """Who may ask a running provider for what.
+
+    Attributes:
+        name: once a tenant, or once among the roles of no tenant.
+        tenant: the only tenant that the role may act on; any where absent.
+        threshold: how many of the keys must sign.
+        keys: Ed25519 public keys, 32 bytes each.
+        actions: what the role may ask for.
+    """
+
+    name: Name
+    tenant: Name | None = None
+    threshold: Annotated[int, msgspec.Meta(ge=1, le=MAX_ROLE_KEYS)]
+    keys: Annotated[
+        tuple[Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")], ...],
+        msgspec.Meta(min_length=1, max_length=MAX_ROLE_KEYS),
+    ]
+    actions: Annotated[
+        tuple[ActionKind, ...], msgspec.Meta(min_length=1, max_length=MAX_TEE_NAMES)
+    ]
 
 
 class Document(_Rules, frozen=True, kw_only=True):
@@ -289,9 +381,11 @@ class Document(_Rules, frozen=True, kw_only=True):
     Attributes:
         version: of the form; 1.
         workload: the workloads, in any order.
+        role: who may ask a running provider for operator actions.
     """
 
     version: Literal[1]
     workload: Annotated[
         tuple[WorkloadRules, ...], msgspec.Meta(max_length=MAX_DOCUMENT_WORKLOADS)
     ] = ()
+    role: Annotated[tuple[RoleRules, ...], msgspec.Meta(max_length=MAX_ROLES)] = ()

@@ -2,8 +2,8 @@
 """Claims to grant, by policy documents.
 
 The rules are judged in this order: debug, migration, the world, the workload
-(measurements, dates, trust domain, platform), verifiers, TCB, identity, keys. A
-decision stops at the first no; an explanation judges them all.
+(measurements, events, dates, trust domain, platform), verifiers, TCB, identity, keys,
+Cedar. A decision stops at the first no; an explanation judges them all.
 """
 
 from __future__ import annotations
@@ -14,24 +14,22 @@ from typing import Final
 from tightseal.errors import Code
 from tightseal.model.claims import Claims, TrustDomain
 from tightseal.model.grant import Grant, Reason
-from tightseal.model.keypath import (
-    IdentityKind,
-    KeyPath,
-    KeyRequest,
-    WorkloadBinding,
-)
-from tightseal.model.settings import ALWAYS_BOUND
-from tightseal.policy.compile import Image, Policy, Workload
+from tightseal.model.keypath import IdentityKind, KeyRequest
+from tightseal.policy.circumstances import Circumstances
+from tightseal.policy.compiled import Image, KeyRule, Policy, Workload
+from tightseal.policy.eventlog.facts import EventFacts
+from tightseal.policy.key_rules import demands, judge_cedar, judge_key, record_of
+from tightseal.policy.paths import key_path, measured_binding, named_binding
+from tightseal.policy.presented import Presented, present
 from tightseal.policy.rules import (
-    Circumstances,
     in_dates,
     judge_identity,
     judge_image,
-    judge_key,
     judge_place,
     judge_snp_tcb,
     judge_tcb,
     judge_verifiers,
+    of_world,
     on_platform,
 )
 from tightseal.policy.trace import Trace
@@ -71,18 +69,23 @@ def decide(
     policy: Policy,
     circumstances: Circumstances,
     now: int,
+    events: EventFacts | None = None,
 ) -> Grant:
     """Decide whether these claims get these keys.
 
+    Usage is not counted here: the grant says what must be, before a key leaves.
+
     Not checked: that ``claims`` come from verified evidence, that it answers a
-    challenge, and that ``now`` is true beyond the floor its giver keeps.
+    challenge, that ``events`` were replayed against these very claims, and that ``now``
+    is true beyond the floor its giver keeps.
 
     Args:
         claims: from verified evidence.
         keys: the key requests, in order; at least one.
-        policy: compiled documents.
+        policy: compiled documents, or the built-in policy.
         circumstances: the provider's own verified identity and the way in.
         now: Unix seconds.
+        events: what the event log proves; ``None`` where none was sent.
 
     Returns:
         the grant, with one key path for each request.
@@ -92,29 +95,38 @@ def decide(
             every rule judged, that one last.
     """
     trace = Trace(stop=True)
-    workload = _judge(claims, keys, policy, circumstances, now, trace)
-    rules = {rule.purpose: rule for rule in workload.keys} if workload else {}
-    if workload is None or not keys:
+    image = _judge(present(claims, events), keys, policy, circumstances, now, trace)
+    if image is None or not keys:
         raise trace.refused(
             Code.PURPOSE_NOT_ALLOWED, "keys", expected="one at least", got="none"
         )
-    binding = _binding(claims, workload, circumstances)
+    workload = image.workload
+    if workload.identity is IdentityKind.NAMED:
+        binding = named_binding(workload, circumstances)
+    else:
+        binding = measured_binding(workload, claims, circumstances)
     domain = str(_weaker(claims.trust_domain, circumstances.provider_domain))
-    paths = tuple(
-        KeyPath(
-            kdf=rules[key.purpose].kdf,
-            trust_domain=domain,
-            tenant=workload.tenant,
-            workload=binding,
-            protocol_class=circumstances.protocol_class,
-            generation=circumstances.generation,
-            purpose=key.purpose,
-            label=key.label,
-            length=key.length,
-        )
-        for key in keys
+    chosen = [(key, _rule(workload, key)) for key in keys]
+    return Grant(
+        paths=tuple(
+            key_path(
+                key,
+                rule,
+                workload=workload,
+                binding=binding,
+                trust_domain=domain,
+                circumstances=circumstances,
+            )
+            for key, rule in chosen
+        ),
+        reasons=tuple(trace.reasons),
+        workload=str(workload) if workload.name else "",
+        image=image.label,
+        usage=demands(workload, keys),
+        adopted=tuple(
+            record_of(workload, rule) if rule.adopted else None for _, rule in chosen
+        ),
     )
-    return Grant(paths=paths, reasons=tuple(trace.reasons))
 
 
 def explain(
@@ -124,6 +136,7 @@ def explain(
     policy: Policy,
     circumstances: Circumstances,
     now: int,
+    events: EventFacts | None = None,
 ) -> Explanation:
     """Judge every rule, also after the first no; for operators, never for workloads.
 
@@ -131,7 +144,7 @@ def explain(
     judged are those of the nearest one.
     """
     trace = Trace(stop=False)
-    _judge(claims, keys, policy, circumstances, now, trace)
+    _judge(present(claims, events), keys, policy, circumstances, now, trace)
     image = trace.image
     return Explanation(
         granted=trace.code is None,
@@ -143,14 +156,21 @@ def explain(
     )
 
 
+def _rule(workload: Workload, key: KeyRequest) -> KeyRule:
+    rule = workload.key_rule(key.purpose)
+    assert rule is not None, "judged before"
+    return rule
+
+
 def _judge(
-    claims: Claims,
+    presented: Presented,
     keys: tuple[KeyRequest, ...],
     policy: Policy,
     circumstances: Circumstances,
     now: int,
     trace: Trace,
-) -> Workload | None:
+) -> Image | None:
+    claims = presented.claims
     trace.judge(
         Code.DEBUG_ENABLED,
         "debug",
@@ -166,21 +186,22 @@ def _judge(
         holds=not claims.migratable,
     )
     _judge_world(claims, circumstances, trace)
-    image = _choose(claims, policy, circumstances, now, trace)
-    trace.image = image
-    if image is None:
+    images = _choose(presented, policy, circumstances, now, trace)
+    if not images:
         return None
+    image = trace.image = images[0]
     workload = image.workload
-    judge_image(image, claims, now, trace)
+    judge_image(image, presented, now, trace)
     judge_place(workload, claims, circumstances, trace)
     judge_verifiers(workload, claims, trace)
-    if claims.tcb is not None:
-        judge_tcb(workload, claims, now, trace)
+    judge_tcb(workload, claims, now, trace)
     judge_snp_tcb(workload, claims, trace)
     judge_identity(workload, image, claims, trace)
     for key in keys:
-        judge_key(key, workload, circumstances, trace)
-    return workload
+        judge_key(key, workload, circumstances, now, trace)
+    for key in keys:
+        judge_cedar(key, images, presented, circumstances, now, trace)
+    return image
 
 
 def _judge_world(claims: Claims, circumstances: Circumstances, trace: Trace) -> None:
@@ -210,19 +231,22 @@ def _judge_world(claims: Claims, circumstances: Circumstances, trace: Trace) -> 
 
 
 def _choose(
-    claims: Claims,
+    presented: Presented,
     policy: Policy,
     circumstances: Circumstances,
     now: int,
     trace: Trace,
-) -> Image | None:
-    """The image that fits; else the one whose rules are to say why none does."""
-    alike = policy.index.matching(claims)
+) -> tuple[Image, ...]:
+    """The images that fit; else the one whose rules are to say why none does."""
+    claims = presented.claims
+    if claims.tee in policy.everyone:
+        return (policy.everyone[claims.tee],)
+    alike = policy.index.matching(presented)
     fitting = [
         image
         for image in alike
         if in_dates(image, now)
-        and image.workload.trust_domain == str(claims.trust_domain)
+        and of_world(image.workload, claims)
         and on_platform(image.workload, claims, circumstances)
     ]
     if fitting:
@@ -233,10 +257,10 @@ def _choose(
             more = len(listed) - MAX_NAMED_IN_TEXT
             got = f"{shown} and {more} more" if more > 0 else shown
             trace.judge(Code.WORKLOAD_AMBIGUOUS, "workload", "one", got, holds=False)
-        return fitting[0]
+        return tuple(sorted(fitting, key=lambda image: image.label))
     if alike:
-        return min(alike, key=lambda m: _misfits(m, claims, circumstances, now))
-    nearest = policy.index.nearest(claims)
+        return (min(alike, key=lambda m: _misfits(m, claims, circumstances, now)),)
+    nearest = policy.index.nearest(presented)
     if nearest is None:
         trace.judge(
             Code.MEASUREMENTS_NOT_ACCEPTED,
@@ -245,9 +269,9 @@ def _choose(
             "none has any measurement of this evidence",
             holds=False,
         )
-        return None
-    trace.nearest = _difference(nearest, claims)
-    return nearest
+        return ()
+    trace.nearest = _difference(nearest, presented)
+    return (nearest,)
 
 
 def _misfits(
@@ -255,51 +279,20 @@ def _misfits(
 ) -> tuple[int, str, str, str]:
     wrong = (
         (not in_dates(image, now))
-        + (image.workload.trust_domain != str(claims.trust_domain))
+        + (not of_world(image.workload, claims))
         + (not on_platform(image.workload, claims, circumstances))
     )
     return (wrong, image.workload.tenant, image.workload.name, image.label)
 
 
-def _difference(image: Image, claims: Claims) -> str:
+def _difference(image: Image, presented: Presented) -> str:
     """What keeps the nearest image from fitting: "rtmr2 differs; ..."."""
-    wrong = [
-        name
-        for name, selector in image.selectors
-        if not selector.holds(claims.measurements.get(name))
-    ]
+    wrong = image.misfits(presented)
     if not wrong:
         return ""  # Only its platform is another one, and its own rule says so.
     verb = "differs" if len(wrong) == 1 else "differ"
     listed = ", ".join(wrong[:MAX_NAMED_IN_TEXT])
     return f"{listed} {verb}; all else matches {image}"
-
-
-# -- what a key belongs to --------------------------------------------------------
-
-
-def _binding(
-    claims: Claims, workload: Workload, circumstances: Circumstances
-) -> WorkloadBinding:
-    """Name alone, or measurements and attributes; the tenant is a level of its own."""
-    if workload.identity is IdentityKind.NAMED:
-        return WorkloadBinding(
-            identity=IdentityKind.NAMED,
-            name=workload.name,
-            tee=workload.tee,
-            attributes=(),
-            measurements=(),
-            authority=circumstances.authority,
-        )
-    values = claims.measurements
-    return WorkloadBinding(
-        identity=IdentityKind.MEASURED,
-        name=None,
-        tee=workload.tee,
-        attributes=tuple((n, values[n]) for n in ALWAYS_BOUND[workload.tee]),
-        measurements=tuple((n, values[n]) for n in workload.binds),
-        authority=circumstances.authority,
-    )
 
 
 def _weaker(evidence: TrustDomain, provider: TrustDomain) -> TrustDomain:

@@ -8,16 +8,20 @@ from types import MappingProxyType
 from typing import Final
 
 from tightseal.model.claims import MEASUREMENT_NAMES, Tee
+from tightseal.policy.eventlog.facts import IDENTITY_EVENTS
 
 __all__ = [
     "CODE",
     "DEBUG_BIT",
+    "EVENT_BASE",
+    "EVENT_FIELDS",
     "MEASUREMENT_BYTES",
     "MINIMUM_FIELDS",
     "NUMBER_FIELDS",
     "OWNER_BOUND",
     "ZERO_IS_A_VALUE",
     "all_names",
+    "event_field",
 ]
 
 MEASUREMENT_BYTES: Final[Mapping[str, int]] = MappingProxyType(
@@ -102,6 +106,10 @@ CODE: Final[Mapping[Tee, tuple[tuple[str, ...], ...]]] = MappingProxyType(
 """What names the code that runs: of each group, one must be selected. Where firmware or
 kernel is free, whoever replaces it can extend the later registers at will."""
 
+EVENT_BASE: Final = ("mrtd", "rtmr0", "rtmr1", "rtmr2")
+"""What measures a TD's identity events, and what that was handed by its host (RTMR0:
+ACPI tables are code too); where one is free, events can be made up."""
+
 DEBUG_BIT: Final[Mapping[Tee, tuple[str, int]]] = MappingProxyType(
     {
         Tee.TDX: ("td_attributes", 1 << 0),
@@ -110,6 +118,15 @@ DEBUG_BIT: Final[Mapping[Tee, tuple[str, int]]] = MappingProxyType(
     }
 )
 """The field and little-endian bit that open a workload to its host."""
+
+
+def event_field(name: str) -> str:
+    """An identity event's name among measurements, none of which has a colon."""
+    return f"event:{name}"
+
+
+EVENT_FIELDS: Final = tuple(event_field(name) for name in IDENTITY_EVENTS)
+"""Every identity event as it stands among measurements."""
 
 
 def all_names() -> tuple[str, ...]:

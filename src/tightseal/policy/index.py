@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
-from tightseal.model.claims import Claims, Tee
+from tightseal.model.claims import Tee
+from tightseal.policy.presented import Presented
 from tightseal.policy.selection import Selector
 
 __all__ = ["NEAREST_CANDIDATES", "Filed", "ImageIndex"]
@@ -39,7 +40,11 @@ class Filed(Protocol):
         ...
 
     def exact(self) -> dict[str, frozenset[bytes]]:
-        """Measurements and platform ids that must be one of some values."""
+        """What must be one of some values: measurements, events, platform ids."""
+        ...
+
+    def misfits(self, presented: Presented) -> list[str]:
+        """What keeps it from fitting, by name; empty where it fits."""
         ...
 
 
@@ -106,22 +111,22 @@ class ImageIndex(Generic[_I]):
                 best, least = name, count
         return best
 
-    def candidates(self, claims: Claims) -> list[_I]:
+    def candidates(self, presented: Presented) -> list[_I]:
         """Every image that may fit; those left out do not."""
-        found = list(self._free.get(claims.tee, ()))
-        for name, filed in self._anchors.get(claims.tee, {}).items():
-            value = _value(claims, name)
+        tee = presented.claims.tee
+        found = list(self._free.get(tee, ()))
+        for name, filed in self._anchors.get(tee, {}).items():
+            value = _value(presented, name)
             if value is not None:
                 found += filed.get(value, ())
         return found
 
-    def matching(self, claims: Claims) -> list[_I]:
-        """Every candidate of which all selectors hold."""
-        measurements = claims.measurements
+    def matching(self, presented: Presented) -> list[_I]:
+        """Every candidate that nothing keeps from fitting."""
         return [
             image
-            for image in self.candidates(claims)
-            if all(s.holds(measurements.get(name)) for name, s in image.selectors)
+            for image in self.candidates(presented)
+            if not image.misfits(presented)
         ]
 
     def rivals(self, image: _I) -> Iterator[_I]:
@@ -133,33 +138,31 @@ class ImageIndex(Generic[_I]):
             for value in exact.get(name, filed):
                 yield from filed.get(value, ())
 
-    def nearest(self, claims: Claims) -> _I | None:
-        """The image that the fewest selectors keep from fitting.
+    def nearest(self, presented: Presented) -> _I | None:
+        """The image that the fewest rules keep from fitting.
 
         Of at most ``NEAREST_CANDIDATES`` that share the rarest values; ``None`` where
-        none of the TEE shares a measurement, or there are none.
+        none of the TEE shares a value, or there are none.
         """
         best: _I | None = None
         least = -1
-        for number in self._alike(claims):
+        for number in self._alike(presented):
             image = self._images[number]
-            differ = sum(
-                not s.holds(claims.measurements.get(name))
-                for name, s in image.selectors
-            )
-            if differ == len(image.selectors):
+            differ = len(image.misfits(presented))
+            if differ >= len(image.selectors) and not _any_alike(image, presented):
                 continue
             if best is None or differ < least:
                 best, least = image, differ
         return best
 
-    def _alike(self, claims: Claims) -> list[int]:
-        everything = self._of_tee.get(claims.tee, [])
+    def _alike(self, presented: Presented) -> list[int]:
+        tee = presented.claims.tee
+        everything = self._of_tee.get(tee, [])
         if len(everything) <= NEAREST_CANDIDATES:
             return everything
         lists = []
-        for name, values in self._shared.get(claims.tee, {}).items():
-            value = _value(claims, name)
+        for name, values in self._shared.get(tee, {}).items():
+            value = _value(presented, name)
             if value is not None and value in values:
                 lists.append(values[value])
         chosen: dict[int, None] = {}
@@ -171,9 +174,13 @@ class ImageIndex(Generic[_I]):
         return sorted(chosen)
 
 
-def _value(claims: Claims, name: str) -> bytes | None:
-    """A measurement, or an id of the platform; their names differ."""
-    value: bytes | None = claims.measurements.get(name)
+def _any_alike(image: Filed, presented: Presented) -> bool:
+    return any(s.holds(presented.values.get(name)) for name, s in image.selectors)
+
+
+def _value(presented: Presented, name: str) -> bytes | None:
+    """A measurement, an event, or an id of the platform; their names differ."""
+    value: bytes | None = presented.values.get(name)
     if value is None:
-        value = getattr(claims.platform, name, None)
+        value = getattr(presented.claims.platform, name, None)
     return value

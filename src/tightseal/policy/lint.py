@@ -8,16 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from types import MappingProxyType
 from typing import Final
 
 from tightseal.model.claims import TcbStatus, Tee
 from tightseal.model.keypath import IdentityKind, ProtocolClass
 from tightseal.model.settings import PlatformRule
 from tightseal.policy.compile import Policy, compile_policy
-from tightseal.policy.document import Choice, ImageRules, TcbRules, WorkloadRules
-from tightseal.policy.fields import CODE, DEBUG_BIT, OWNER_BOUND
+from tightseal.policy.document import (
+    Choice,
+    Document,
+    ImageRules,
+    TcbRules,
+    WorkloadRules,
+)
+from tightseal.policy.eventlog.facts import LATE_EVENTS
+from tightseal.policy.fields import CODE, DEBUG_BIT, EVENT_BASE, OWNER_BOUND
+from tightseal.policy.lint_keys import lint_key
+from tightseal.policy.lints import LINTS, LintId, Severity
 from tightseal.policy.locate import Path, Position, show_path
 from tightseal.policy.overlap import overlaps
 from tightseal.policy.read import Parsed, Text
@@ -34,99 +41,6 @@ __all__ = ["LINTS", "Finding", "LintId", "Severity", "lint"]
 MAX_FINDINGS: Final = 1000
 """Most findings of one run."""
 
-
-class Severity(StrEnum):
-    """Whether a finding fails the check."""
-
-    DANGER = "danger"
-    ADVICE = "advice"
-
-
-class LintId(StrEnum):
-    """Every finding. Ids are added, never renamed or reused."""
-
-    NAMED_ANYWHERE = "named-anywhere"
-    RTMR3_LEFT_OUT = "rtmr3-left-out"
-    CODE_UNPINNED = "code-unpinned"
-    DEBUG_SELECTED = "debug-selected"
-    EMPTY_SET = "empty-set"
-    IMAGE_EXPIRED = "image-expired"
-    GRACE_ENDED = "grace-ended"
-    WORKLOADS_OVERLAP = "workloads-overlap"
-    DUPLICATE_LABEL = "duplicate-label"
-    NO_KEYS = "no-keys"
-    RTMR3_ZERO = "rtmr3-zero"
-    NAMED_LEGACY = "named-legacy"
-    ATTRIBUTES_UNPINNED = "attributes-unpinned"
-    WEAK_STATUS = "weak-status"
-    ONE_VERIFIER = "one-verifier"
-    SIMULATED = "simulated"
-
-
-@dataclass(frozen=True, slots=True)
-class Lint:
-    """What a lint means: how bad, and what to do about it."""
-
-    severity: Severity
-    hint: str
-
-
-_D, _A = Severity.DANGER, Severity.ADVICE
-
-LINTS: Final[Mapping[LintId, Lint]] = MappingProxyType(
-    {
-        LintId.NAMED_ANYWHERE: Lint(
-            _D,
-            "attestation proves what runs, not who runs it: set platform to same or a "
-            "list of machines, or select an owner-bound measurement",
-        ),
-        LintId.RTMR3_LEFT_OUT: Lint(
-            _D,
-            "nothing names the application: select rtmr3 or an owner-bound measurement",
-        ),
-        LintId.CODE_UNPINNED: Lint(
-            _D,
-            "whoever replaces the code left free can imitate all later measurements: "
-            "select it too",
-        ),
-        LintId.DEBUG_SELECTED: Lint(
-            _D, "debug is always refused: clear the debug bit of the value"
-        ),
-        LintId.EMPTY_SET: Lint(_D, "add an image, or a measurement to the image"),
-        LintId.IMAGE_EXPIRED: Lint(_D, "remove the image, or move its until"),
-        LintId.GRACE_ENDED: Lint(_D, "remove the grace table, or move its until"),
-        LintId.WORKLOADS_OVERLAP: Lint(
-            _D,
-            "evidence that fits both gets nothing: let one measurement, platform or "
-            "date tell them apart",
-        ),
-        LintId.DUPLICATE_LABEL: Lint(
-            _D, "give every image of a workload its own label"
-        ),
-        LintId.NO_KEYS: Lint(_D, "add a [[workload.key]] table with a purpose"),
-        LintId.RTMR3_ZERO: Lint(
-            _A,
-            "right where firmware and kernel hold all that runs; else let the boot "
-            "extend rtmr3 with the application",
-        ),
-        LintId.NAMED_LEGACY: Lint(
-            _A, "the legacy protocol has no nonce: prefer protocols = ['v1']"
-        ),
-        LintId.ATTRIBUTES_UNPINNED: Lint(
-            _A, "a named key outlives attributes: select those that must not change"
-        ),
-        LintId.WEAK_STATUS: Lint(
-            _A, "accept it for a while instead: [workload.tcb.grace] with until"
-        ),
-        LintId.ONE_VERIFIER: Lint(
-            _A, "a mistake of one verifier is enough: leave single_verifier out"
-        ),
-        LintId.SIMULATED: Lint(
-            _A, "for development; leave it out of documents for production"
-        ),
-    }
-)
-"""Every lint with its severity and its hint."""
 
 _WEAK: Final = frozenset(
     {TcbStatus.OUT_OF_DATE, TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED}
@@ -169,12 +83,11 @@ def lint(documents: Sequence[Parsed], *, now: int) -> tuple[Finding, ...]:
     places: dict[str, tuple[Text, Path]] = {}
     for parsed in documents:
         for i, rules in enumerate(parsed.document.workload):
-            path: Path = ("workload", i)
-            places[f"{rules.tenant}/{rules.name}"] = (parsed.source, path)
-            for lint_id, at, message in _workload(rules, now):
-                if len(found) >= MAX_FINDINGS:
-                    return tuple(found)
-                found.append(_finding(parsed.source, (*path, *at), lint_id, message))
+            places[f"{rules.tenant}/{rules.name}"] = (parsed.source, ("workload", i))
+        for lint_id, at, message in _document(parsed.document, now):
+            if len(found) >= MAX_FINDINGS:
+                return tuple(found)
+            found.append(_finding(parsed.source, at, lint_id, message))
     found += _overlaps(policy, places, room=MAX_FINDINGS - len(found))
     return tuple(found)
 
@@ -205,6 +118,16 @@ def _overlaps(
     return found
 
 
+def _document(document: Document, now: int) -> _Found:
+    for i, rules in enumerate(document.workload):
+        for lint_id, at, message in _workload(rules, now):
+            yield lint_id, ("workload", i, *at), message
+    for i, role in enumerate(document.role):
+        if role.threshold == 1:
+            message = f"one key alone acts as {role.name}"
+            yield LintId.ROLE_OF_ONE, ("role", i, "threshold"), message
+
+
 def _workload(rules: WorkloadRules, now: int) -> _Found:
     if not rules.image:
         yield LintId.EMPTY_SET, (), "no image: nothing can carry this workload"
@@ -220,6 +143,8 @@ def _workload(rules: WorkloadRules, now: int) -> _Found:
         if named and ProtocolClass.LEGACY in key.protocols:
             message = f"the named key {key.purpose} leaves over the legacy protocol"
             yield LintId.NAMED_LEGACY, ("key", i, "protocols"), message
+        for lint_id, at, message in lint_key(key, now):
+            yield lint_id, ("key", i, *at), message
     yield from _tcb(rules.tcb, now)
     yield from _images(rules, now)
 
@@ -245,7 +170,7 @@ def _images(rules: WorkloadRules, now: int) -> _Found:
         if image.until is not None and image.until.timestamp() <= now:
             message = f"image {image.label} ended on {image.until.isoformat()}"
             yield LintId.IMAGE_EXPIRED, (*at, "until"), message
-        if not image.measurements:
+        if not image.measurements and not image.events:
             message = f"image {image.label} selects nothing, so nothing fits it"
             yield LintId.EMPTY_SET, (*at, "measurements"), message
             continue
@@ -259,22 +184,12 @@ def _selected(rules: WorkloadRules, image: ImageRules) -> _Found:
         for name, rule in image.measurements.items()
     }
     within: Path = ("measurements",)
-    owner = any(_names_one(selectors.get(name)) for name in OWNER_BOUND[rules.tee])
     named = rules.identity is IdentityKind.NAMED
-    owners = ", ".join(OWNER_BOUND[rules.tee])
-    if named and _any_machine(rules) and not owner:
-        message = f"named, on any platform, and none of {owners} selected"
-        yield LintId.NAMED_ANYWHERE, within, message
-    if rules.tee is Tee.TDX and "rtmr3" not in selectors and not owner:
-        message = f"rtmr3 is left out and none of {owners} is selected"
-        yield LintId.RTMR3_LEFT_OUT, within, message
-    if isinstance(selectors.get("rtmr3"), Zero) and not owner:
-        message = "rtmr3 must be all zero, so it names no application"
-        yield LintId.RTMR3_ZERO, (*within, "rtmr3"), message
+    yield from _application(rules, image, selectors)
     for group in CODE[rules.tee]:
-        if not any(name in selectors for name in group):
-            message = f"{' or '.join(group)} is left out"
-            yield LintId.CODE_UNPINNED, within, message
+        if not any(_pins(name, selectors.get(name)) for name in group):
+            state = "masked" if set(group) & set(selectors) else "left out"
+            yield LintId.CODE_UNPINNED, within, f"{' or '.join(group)} is {state}"
     field, bit = DEBUG_BIT[rules.tee]
     selector = selectors.get(field)
     if selector is not None and _wants_bit(selector, bit):
@@ -283,6 +198,65 @@ def _selected(rules: WorkloadRules, image: ImageRules) -> _Found:
     if named and field not in selectors:
         message = f"{field} is left out"
         yield LintId.ATTRIBUTES_UNPINNED, within, message
+    for name in image.events:
+        if name in LATE_EVENTS:
+            message = f"{name} stands behind the boundary in most logs"
+            yield LintId.LATE_EVENT, ("events", name), message
+    for i, logged in enumerate(image.logged):
+        if not _pins(logged.register, selectors.get(logged.register)):
+            message = f"{logged.register} is selected by a logged digest alone"
+            yield LintId.LOGGED_ALONE, ("logged", i, "register"), message
+
+
+def _application(
+    rules: WorkloadRules, image: ImageRules, selectors: Mapping[str, Selector]
+) -> _Found:
+    """Whether something names the application, and whose it is."""
+    within: Path = ("measurements",)
+    owners = ", ".join(OWNER_BOUND[rules.tee])
+    owner = any(_names_one(selectors.get(name)) for name in OWNER_BOUND[rules.tee])
+    composed, loose = _composed(image, selectors)
+    # The compose file is what runs, the app id whose it is: one alone is not both.
+    owned = owner or (composed and "app-id" in image.events)
+    if rules.identity is IdentityKind.NAMED and _any_machine(rules) and not owned:
+        message = f"named, on any platform, and none of {owners} selected{loose}"
+        yield LintId.NAMED_ANYWHERE, within, message
+    if rules.tee is Tee.TDX and "rtmr3" not in selectors and not owner and not composed:
+        message = f"rtmr3 is left out and none of {owners} is selected{loose}"
+        yield LintId.RTMR3_LEFT_OUT, within, message
+    if isinstance(selectors.get("rtmr3"), Zero) and not owner:
+        message = "rtmr3 must be all zero, so it names no application"
+        yield LintId.RTMR3_ZERO, (*within, "rtmr3"), message
+
+
+def _composed(image: ImageRules, selectors: Mapping[str, Selector]) -> tuple[bool, str]:
+    """Whether events name the application; else why those selected do not.
+
+    An app id is chosen by whoever deploys, so it names no code. And events are only as
+    good as what measured them: firmware, kernel or initrd of somebody else's making
+    writes any events, and any digest, into the registers behind it. For the same reason
+    a logged digest counts for nothing here: in a register that is not pinned as a whole
+    it may have been extended by what ran instead of what it stands for.
+    """
+    if not image.events:
+        return False, ""
+    if "compose-hash" not in image.events:
+        return False, "; the events selected name no code, compose-hash would"
+    free = [name for name in EVENT_BASE if not _names_one(selectors.get(name))]
+    if free:
+        return False, f"; {', '.join(free)} left free, so events can be made up"
+    return True, ""
+
+
+def _pins(name: str, selector: Selector | None) -> bool:
+    """Whether a selector leaves no choice but its own list.
+
+    All zero in a register says that nothing was measured into it; a launch measurement
+    of zero is none.
+    """
+    if selector is None or not exact_values(selector):
+        return False
+    return not isinstance(selector, Zero) or name.startswith("rtmr")
 
 
 def _any_machine(rules: WorkloadRules) -> bool:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pairs of workloads that one piece of evidence could fit both.
 
-Exact for measurements and dates. For platforms it errs towards finding a pair: machines
-that are described by different ids may be one.
+Exact for measurements, events and dates. It errs towards finding a pair for platforms,
+where machines described by different ids may be one, and for logged digests, since one
+log may show those of both.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tightseal.model.settings import PlatformRule
-from tightseal.policy.compile import Image, Machine, Workload
+from tightseal.policy.compiled import Image, Machine, Workload
 from tightseal.policy.index import ImageIndex
 from tightseal.policy.selection import overlap
 

@@ -3,32 +3,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from tightseal.errors import Code
-from tightseal.model.claims import Claims, PlatformIdentity, Tee, TrustDomain
-from tightseal.model.keypath import Authority, IdentityKind, KeyRequest, ProtocolClass
-from tightseal.model.settings import (
-    ALWAYS_BOUND,
-    LAUNCH_MEASUREMENTS,
-    LegacyDerivation,
-    PlatformRule,
-)
-from tightseal.policy.compile import Image, KeyRule, Machine, Workload
+from tightseal.model.claims import Claims, PlatformIdentity, Tcb, Tee
+from tightseal.model.keypath import IdentityKind
+from tightseal.model.settings import ALWAYS_BOUND, LAUNCH_MEASUREMENTS, PlatformRule
+from tightseal.policy.circumstances import Circumstances
+from tightseal.policy.compiled import Image, LoggedEvent, Machine, TcbRule, Workload
 from tightseal.policy.fields import OWNER_BOUND
+from tightseal.policy.presented import Presented
 from tightseal.policy.trace import Trace
 
 __all__ = [
-    "Circumstances",
     "in_dates",
     "judge_identity",
     "judge_image",
-    "judge_key",
     "judge_place",
     "judge_snp_tcb",
     "judge_tcb",
     "judge_verifiers",
+    "of_world",
     "on_platform",
 ]
 
@@ -37,37 +32,6 @@ _OPTIONS: Final = {
     "cached_keys": "cached_keys",
     "smt": "smt_enabled",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Circumstances:
-    """What a decision depends on besides claims and policy.
-
-    Attributes:
-        authority: policy root or settings digest; enters every key path.
-        provider_platform: the provider's own platform, from its verified quote.
-        provider_domain: the trust domain of the provider's own quote.
-        protocol_class: the way in.
-        generation: the generation of the root that keys are derived from.
-        legacy_derivation: how the legacy protocol makes its key.
-        root_simulated: whether the root itself is of a simulated platform.
-    """
-
-    authority: Authority
-    provider_platform: PlatformIdentity
-    provider_domain: TrustDomain
-    protocol_class: ProtocolClass = ProtocolClass.V1
-    generation: int = 0
-    legacy_derivation: LegacyDerivation = LegacyDerivation.CHAIN
-    root_simulated: bool = False
-
-    @property
-    def compatible(self) -> bool:
-        """Whether the key is made by the compatible formula, which knows no path."""
-        return (
-            self.protocol_class is ProtocolClass.LEGACY
-            and self.legacy_derivation is LegacyDerivation.COMPATIBLE
-        )
 
 
 def in_dates(image: Image, now: int) -> bool:
@@ -92,17 +56,24 @@ def _is_machine(machine: Machine, platform: PlatformIdentity) -> bool:
     return all(getattr(platform, name) == value for name, value in machine.ids)
 
 
-def judge_image(image: Image, claims: Claims, now: int, trace: Trace) -> None:
-    """Measurements and dates of an image."""
-    measurements = claims.measurements
+def judge_image(image: Image, presented: Presented, now: int, trace: Trace) -> None:
+    """Measurements, events and dates of an image."""
     for name, selector in image.selectors:
-        got = measurements.get(name)
+        got = presented.values.get(name)
         trace.judge(
             Code.MEASUREMENTS_NOT_ACCEPTED,
             name,
             selector.expected(),
             "absent" if got is None else got.hex(),
             holds=selector.holds(got),
+        )
+    for event in image.logged:
+        trace.judge(
+            Code.MEASUREMENTS_NOT_ACCEPTED,
+            f"{event.about} in {event.register}",
+            " or ".join(sorted(digest.hex() for digest in event.digests)),
+            _shown(event, presented),
+            holds=event.holds(presented),
         )
     if image.begins is not None:
         trace.judge(
@@ -122,18 +93,33 @@ def judge_image(image: Image, claims: Claims, now: int, trace: Trace) -> None:
         )
 
 
+def _shown(event: LoggedEvent, presented: Presented) -> str:
+    digests = presented.digests(event.register)
+    if digests is None:
+        return "no event log" if presented.events is None else "not replayed"
+    found = event.digests.intersection(digests)
+    if found:
+        return " and ".join(sorted(digest.hex() for digest in found))
+    return f"not among {len(digests)} digests"
+
+
+def of_world(workload: Workload, claims: Claims) -> bool:
+    """Whether the evidence chains to the workload's root, where it names one."""
+    return workload.trust_domain in {None, str(claims.trust_domain)}
+
+
 def judge_place(
     workload: Workload, claims: Claims, circumstances: Circumstances, trace: Trace
 ) -> None:
     """Trust domain and platform."""
-    domain = str(claims.trust_domain)
-    trace.judge(
-        Code.TRUST_DOMAIN_MISMATCH,
-        "trust domain",
-        workload.trust_domain,
-        domain,
-        holds=workload.trust_domain == domain,
-    )
+    if workload.trust_domain is not None:
+        trace.judge(
+            Code.TRUST_DOMAIN_MISMATCH,
+            "trust domain",
+            workload.trust_domain,
+            str(claims.trust_domain),
+            holds=of_world(workload, claims),
+        )
     rule = workload.platform
     if rule is PlatformRule.ANY:
         return
@@ -175,9 +161,10 @@ def judge_verifiers(workload: Workload, claims: Claims, trace: Trace) -> None:
 
 
 def judge_tcb(workload: Workload, claims: Claims, now: int, trace: Trace) -> None:
-    """Intel's judgement of the platform."""
+    """Intel's judgement of the platform; AMD makes none."""
+    if workload.tee is Tee.SNP:
+        return
     rule, tcb = workload.tcb, claims.tcb
-    assert tcb is not None
     graced = bool(rule.grace) and now < rule.grace_until
     expected = rule.statuses_text
     if graced:
@@ -186,9 +173,15 @@ def judge_tcb(workload: Workload, claims: Claims, now: int, trace: Trace) -> Non
         Code.TCB_STATUS_NOT_ACCEPTED,
         "tcb status",
         expected,
-        tcb.status.value,
-        holds=tcb.status in rule.statuses or (graced and tcb.status in rule.grace),
+        "absent" if tcb is None else tcb.status.value,
+        holds=tcb is not None
+        and (tcb.status in rule.statuses or (graced and tcb.status in rule.grace)),
     )
+    if tcb is not None:
+        _judge_tcb_details(rule, tcb, trace)
+
+
+def _judge_tcb_details(rule: TcbRule, tcb: Tcb, trace: Trace) -> None:
     if rule.refused or rule.tolerated is not None:
         wrong = tcb.advisory_ids & rule.refused
         if rule.tolerated is not None:
@@ -272,59 +265,3 @@ def judge_identity(
             ", ".join(owner) or "none",
             holds=bool(owner),
         )
-
-
-def judge_key(
-    key: KeyRequest, workload: Workload, circumstances: Circumstances, trace: Trace
-) -> None:
-    """One key request."""
-    rule = _key_rule(workload, key.purpose)
-    trace.judge(
-        Code.PURPOSE_NOT_ALLOWED,
-        "purpose",
-        " or ".join(known.purpose for known in workload.keys) or "none",
-        key.purpose,
-        holds=rule is not None,
-    )
-    if rule is None:
-        return
-    protocol = circumstances.protocol_class
-    if circumstances.compatible:
-        trace.judge(
-            Code.PROTOCOL_NOT_ALLOWED,
-            "identity of the compatible formula",
-            IdentityKind.MEASURED.value,
-            workload.identity.value,
-            holds=workload.identity is IdentityKind.MEASURED,
-        )
-    trace.judge(
-        Code.PROTOCOL_NOT_ALLOWED,
-        f"protocol of {key.purpose}",
-        " or ".join(sorted(rule.protocols)),
-        protocol.value,
-        holds=protocol in rule.protocols,
-    )
-    trace.judge(
-        Code.KEY_LENGTH_NOT_ALLOWED,
-        f"length of {key.purpose}",
-        str(rule.length),
-        str(key.length),
-        holds=key.length == rule.length,
-    )
-    trace.judge(
-        Code.KEY_LABEL_NOT_ALLOWED,
-        f"label of {key.purpose}",
-        " or ".join(
-            repr(prefix if suffix is None else f"{prefix}*{suffix}")
-            for prefix, suffix in rule.labels
-        ),
-        repr(key.label),
-        holds=rule.allows_label(key.label),
-    )
-
-
-def _key_rule(workload: Workload, purpose: str) -> KeyRule | None:
-    for rule in workload.keys:
-        if rule.purpose == purpose:
-            return rule
-    return None

@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from tightseal.policy.document import Document
+from tightseal.policy.eventlog.facts import IDENTITY_EVENTS
 from tightseal.policy.fields import all_names
 
 __all__ = ["schema_document"]
@@ -26,8 +27,9 @@ def schema_document() -> bytes:
     schema: dict[str, Any] = {"$schema": DIALECT, "title": "Tightseal policy document"}
     schema |= _portable(msgspec.json.schema(Document))
     definitions = schema["$defs"]
-    measurements = definitions["ImageRules"]["properties"]["measurements"]
-    measurements["propertyNames"] = {"enum": list(all_names())}
+    image = definitions["ImageRules"]["properties"]
+    image["measurements"]["propertyNames"] = {"enum": list(all_names())}
+    image["events"]["propertyNames"] = {"enum": list(IDENTITY_EVENTS)}
     definitions["SelectorRules"]["oneOf"] = [
         {"required": names}
         for names in (["one_of"], ["mask", "expected"], ["minimum"], ["zero"])

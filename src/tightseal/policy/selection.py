@@ -27,6 +27,7 @@ __all__ = [
     "OneOf",
     "Selector",
     "Zero",
+    "compile_event",
     "compile_selector",
     "exact_values",
     "overlap",
@@ -151,6 +152,24 @@ def compile_selector(name: str, rule: SelectorValue, path: Path) -> Selector:
     return Minimum(rule.minimum)
 
 
+def compile_event(rule: SelectorValue, path: Path) -> Exact | OneOf:
+    """Make a selector of an identity event's payload.
+
+    Raises:
+        FieldFault: another form than hex or ``one_of``, or an empty or all-zero
+            payload, which counts as absent.
+    """
+    if isinstance(rule, SelectorRules):
+        other = (rule.mask, rule.expected, rule.minimum, rule.zero)
+        if rule.one_of is None or any(form is not None for form in other):
+            raise FieldFault(path, "expected hex, or one_of")
+        within = (*path, "one_of")
+        return _list(
+            [_payload(v, (*within, i)) for i, v in enumerate(rule.one_of)], within
+        )
+    return Exact(_payload(rule, path))
+
+
 def exact_values(selector: Selector) -> frozenset[bytes]:
     """The values that fit, where they are a list; else empty."""
     if isinstance(selector, Exact):
@@ -176,7 +195,12 @@ def overlap(one: Selector, other: Selector) -> bool:
 
 def _one_of(name: str, rules: tuple[str | int, ...], path: Path) -> OneOf:
     within = (*path, "one_of")
-    values = [_value(name, rule, (*within, i)) for i, rule in enumerate(rules)]
+    return _list(
+        [_value(name, rule, (*within, i)) for i, rule in enumerate(rules)], within
+    )
+
+
+def _list(values: list[bytes], within: Path) -> OneOf:
     if not values:
         raise FieldFault(within, "an empty list, which nothing fits")
     if len(set(values)) != len(values):
@@ -208,6 +232,15 @@ def _value(name: str, rule: str | int, path: Path) -> bytes:
     if not any(value) and name not in ZERO_IS_A_VALUE:
         message = "all zero, which means unset and fits nothing; { zero = true }"
         raise FieldFault(path, f"{message} requires it")
+    return value
+
+
+def _payload(rule: str | int, path: Path) -> bytes:
+    if isinstance(rule, int):
+        raise FieldFault(path, "expected the hex of what was measured")
+    value = bytes.fromhex(rule)
+    if not any(value):
+        raise FieldFault(path, "all zero, which counts as absent and fits nothing")
     return value
 
 

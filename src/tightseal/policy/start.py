@@ -17,11 +17,13 @@ from tightseal.model.settings import PlatformRule
 from tightseal.policy.document import (
     ImageRules,
     KeyRules,
+    RoleRules,
     SelectorRules,
     SelectorValue,
     TcbRules,
     WorkloadRules,
 )
+from tightseal.policy.eventlog.facts import EventFacts
 from tightseal.policy.fields import NUMBER_FIELDS, ZERO_IS_A_VALUE
 
 __all__ = ["LEFT_OUT", "first_document", "from_claims", "render"]
@@ -38,6 +40,12 @@ LEFT_OUT: Final = frozenset(
 )
 """Not selected from evidence: what belongs to the platform or to one start of it. The
 TCB rules judge the platform, and go on doing so after its next update."""
+
+COMPOSE_HASH: Final = "compose-hash"
+NAMING_EVENTS: Final = ("app-id", COMPOSE_HASH)
+"""Identity events that are the same for every instance of an application."""
+
+RUNTIME_MEASUREMENT: Final = "rtmr3"
 
 FIRST_LINES: Final = """\
 # A policy document of Tightseal: which workload may have which key.
@@ -73,10 +81,30 @@ statuses = ["UpToDate"]
 #mrtd = "..."
 #rtmr3 = { one_of = ["...", "..."] }
 
+# In place of rtmr3, on systems that log what they measure (dstack): the application's
+# compose file, as long as mrtd and rtmr0 to rtmr2 are selected.
+#[workload.image.events]
+#compose-hash = "..."
+
 # A purpose that keys may be asked for.
 [[workload.key]]
 purpose = "disk"
 length = 32
+#labels = ["", "volume-*"]
+#usage = { per_hour = 10, total = 1000, first_platform = true }
+
+# A pair: x25519, ed25519, p256 or secp256k1. Anybody may have a published public half.
+#[[workload.key]]
+#purpose = "identity"
+#type = "ed25519"
+#published = true
+
+# Who may ask a running provider for operator actions: 2 of these 3 keys.
+#[[role]]
+#name = "operators"
+#threshold = 2
+#keys = ["...", "...", "..."]
+#actions = ["adopt", "release-platform", "reset-usage"]
 """
 
 
@@ -93,11 +121,14 @@ def from_claims(
     identity: IdentityKind,
     label: str,
     purpose: str,
+    events: EventFacts | None = None,
 ) -> str:
     """A document that accepts exactly what these claims show, as TOML.
 
     All measurements are selected but those that belong to the platform (``LEFT_OUT``);
     a digest that is all zero is required to stay so. The platform is the provider's.
+    Where a log shows a compose hash, it stands in place of RTMR3, which is another one
+    for each instance.
 
     Args:
         claims: from verified evidence.
@@ -106,11 +137,19 @@ def from_claims(
         identity: what its keys belong to.
         label: of the image.
         purpose: of its one key.
+        events: of the replayed event log; ``None`` where there is none.
     """
+    shown = {} if events is None else events.identity
+    named: dict[str, SelectorValue] = {
+        n: shown[n].hex() for n in NAMING_EVENTS if n in shown
+    }
+    if COMPOSE_HASH not in named:
+        named = {}
     measurements = {
         measurement: _selector(measurement, value)
         for measurement in MEASUREMENT_NAMES[claims.tee]
         if measurement not in LEFT_OUT
+        and not (named and measurement == RUNTIME_MEASUREMENT)
         and (value := claims.measurements.get(measurement)) is not None
     }
     usual = str(claims.trust_domain) in {"intel", "amd"}
@@ -128,7 +167,7 @@ def from_claims(
         trust_domain=None if usual else str(claims.trust_domain),
         platform=PlatformRule.SAME,
         tcb=tcb,
-        image=(ImageRules(label=label, measurements=measurements),),
+        image=(ImageRules(label=label, measurements=measurements, events=named),),
         key=(KeyRules(purpose=purpose),),
     )
     return render((workload,))
@@ -142,8 +181,8 @@ def _selector(name: str, value: bytes) -> SelectorValue:
     return value.hex()
 
 
-def render(workloads: Sequence[WorkloadRules]) -> str:
-    """Workloads as a TOML document; what is the default is left out."""
+def render(workloads: Sequence[WorkloadRules], roles: Sequence[RoleRules] = ()) -> str:
+    """Workloads and roles as a TOML document; what is the default is left out."""
     lines = [FIRST_LINES.rstrip()]
     for workload in workloads:
         lines += ["", "[[workload]]"]
@@ -153,12 +192,17 @@ def render(workloads: Sequence[WorkloadRules]) -> str:
             lines += _fields(workload.tcb, skip=(), keep=("statuses",))
         for image in workload.image:
             lines += ["", "[[workload.image]]"]
-            lines += _fields(image, skip=("measurements",), keep=())
+            lines += _fields(image, skip=("measurements", "events"), keep=())
             lines.append("[workload.image.measurements]")
             lines += [f"{n} = {_toml(v)}" for n, v in image.measurements.items()]
+            if image.events:
+                lines.append("[workload.image.events]")
+                lines += [f"{n} = {_toml(v)}" for n, v in image.events.items()]
         for key in workload.key:
             lines += ["", "[[workload.key]]"]
             lines += _fields(key, skip=(), keep=("length",))
+    for role in roles:
+        lines += ["", "[[role]]", *_fields(role, skip=(), keep=())]
     return "\n".join(lines) + "\n"
 
 
@@ -174,9 +218,9 @@ def _fields(
 
 
 def _toml(value: object) -> str:
-    """A value inline; JSON's texts, numbers and lists of them are TOML's too."""
+    """A value inline; JSON's numbers are TOML's too, and so are most of its texts."""
     if isinstance(value, Enum):
-        return json.dumps(value.value)
+        return _toml(value.value)
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     if isinstance(value, msgspec.Struct):
@@ -184,4 +228,7 @@ def _toml(value: object) -> str:
         return f"{{ {inner} }}"
     if isinstance(value, tuple):
         return f"[{', '.join(_toml(item) for item in value)}]"
+    if isinstance(value, str):
+        # TOML has no pairs of surrogates, and takes no DEL as it stands.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return json.dumps(value)

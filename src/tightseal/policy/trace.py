@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from tightseal.errors import Code, PolicyError
 from tightseal.model.grant import Reason
-from tightseal.policy.compile import Image
+from tightseal.policy.compiled import Image
 
 __all__ = ["Trace"]
 

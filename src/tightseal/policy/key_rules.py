@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules of one key request, and what a release of it must be counted as."""
+
+from __future__ import annotations
+
+from tightseal.errors import Code
+from tightseal.model.keypath import IdentityKind, KeyPart, KeyRequest
+from tightseal.model.usage import UsageDemand, UsageRule, key_record
+from tightseal.policy.circumstances import Circumstances
+from tightseal.policy.compiled import Image, KeyRule, Workload
+from tightseal.policy.presented import Presented
+from tightseal.policy.trace import Trace
+
+__all__ = ["demands", "judge_cedar", "judge_key", "record_of"]
+
+
+def judge_key(
+    key: KeyRequest,
+    workload: Workload,
+    circumstances: Circumstances,
+    now: int,
+    trace: Trace,
+) -> None:
+    """Purpose, protocol, length, part, label and windows of one key request."""
+    rule = workload.key_rule(key.purpose)
+    trace.judge(
+        Code.PURPOSE_NOT_ALLOWED,
+        "purpose",
+        _purposes(workload),
+        key.purpose,
+        holds=rule is not None,
+    )
+    if rule is None:
+        return
+    if circumstances.compatible:
+        trace.judge(
+            Code.PROTOCOL_NOT_ALLOWED,
+            "identity of the compatible formula",
+            IdentityKind.MEASURED.value,
+            workload.identity.value,
+            holds=workload.identity is IdentityKind.MEASURED,
+        )
+    protocol = circumstances.protocol_class
+    trace.judge(
+        Code.PROTOCOL_NOT_ALLOWED,
+        f"protocol of {key.purpose}",
+        " or ".join(sorted(rule.protocols)),
+        protocol.value,
+        holds=protocol in rule.protocols,
+    )
+    _judge_form(key, rule, trace)
+    if key.part is KeyPart.PRIVATE:
+        _judge_usage(rule, circumstances.signed_time, now, trace)
+    if rule.adopted:
+        expected = "an action has put it under this name"
+        trace.note(f"adoption of {key.purpose}", expected, "looked up at the release")
+
+
+def _purposes(workload: Workload) -> str:
+    if workload.every_key is not None:
+        return "any"
+    return " or ".join(known.purpose for known in workload.keys) or "none"
+
+
+def _judge_form(key: KeyRequest, rule: KeyRule, trace: Trace) -> None:
+    trace.judge(
+        Code.KEY_LENGTH_NOT_ALLOWED,
+        f"length of {key.purpose}",
+        "any" if rule.length is None else str(rule.length),
+        str(key.length),
+        holds=rule.length in {None, key.length},
+    )
+    trace.judge(
+        Code.KEY_PART_NOT_ALLOWED,
+        f"part of {key.purpose}",
+        f"{' or '.join(sorted(rule.parts))} ({rule.key_type.value})",
+        key.part.value,
+        holds=key.part in rule.parts,
+    )
+    trace.judge(
+        Code.KEY_LABEL_NOT_ALLOWED,
+        f"label of {key.purpose}",
+        "any" if rule.labels is None else _patterns(rule.labels),
+        repr(key.label),
+        holds=rule.allows_label(key.label),
+    )
+
+
+def _patterns(labels: tuple[tuple[str, str | None], ...]) -> str:
+    return " or ".join(
+        repr(prefix if suffix is None else f"{prefix}*{suffix}")
+        for prefix, suffix in labels
+    )
+
+
+def _judge_usage(rule: KeyRule, signed_time: int, now: int, trace: Trace) -> None:
+    """Windows are judged here; what is counted, where the release is."""
+    if rule.windows:
+        trace.judge(
+            Code.USAGE_WINDOW_CLOSED,
+            f"windows of {rule.purpose}",
+            " or ".join(str(window) for window in rule.windows),
+            f"{now}, by signed time {signed_time}",
+            holds=any(
+                window.holds(signed_time=signed_time, now=now)
+                for window in rule.windows
+            ),
+        )
+    if rule.usage is not None:
+        expected = _limits(rule.usage)
+        trace.note(f"usage of {rule.purpose}", expected, "counted at the release")
+
+
+def _limits(usage: UsageRule) -> str:
+    limits = []
+    if usage.per_hour is not None:
+        limits.append(f"at most {usage.per_hour} in 3600 seconds")
+    if usage.total is not None:
+        limits.append(f"at most {usage.total} ever")
+    if usage.first_platform:
+        limits.append("the first platform alone")
+    if not usage.without_anchor:
+        limits.append("state with an anchor")
+    return ", ".join(limits)
+
+
+def judge_cedar(
+    key: KeyRequest,
+    images: tuple[Image, ...],
+    presented: Presented,
+    circumstances: Circumstances,
+    now: int,
+    trace: Trace,
+) -> None:
+    """The workload's Cedar policies, which may only say no to what is granted.
+
+    Where several images fit, one that they allow is enough: else an image less could
+    mean a key more.
+    """
+    workload = images[0].workload
+    cedar = workload.cedar
+    if cedar is None:
+        return
+    allowed = any(
+        cedar.allows(
+            claims=presented.claims,
+            events=presented.events,
+            workload=workload.name,
+            tenant=workload.tenant,
+            image=image.label,
+            key=key,
+            protocol=circumstances.protocol_class,
+            now=now,
+        )
+        for image in images
+    )
+    trace.judge(
+        Code.CEDAR_NOT_ALLOWED,
+        f"cedar for {key.purpose}",
+        "allow",
+        "allow" if allowed else "deny",
+        holds=allowed,
+    )
+
+
+def demands(
+    workload: Workload, keys: tuple[KeyRequest, ...]
+) -> tuple[UsageDemand, ...]:
+    """What must be counted before these keys leave; public parts count for nothing."""
+    purposes = {key.purpose for key in keys if key.part is KeyPart.PRIVATE}
+    return tuple(
+        UsageDemand(rule.purpose, record_of(workload, rule), rule.usage)
+        for rule in workload.keys
+        if rule.usage is not None and rule.purpose in purposes
+    )
+
+
+def record_of(workload: Workload, rule: KeyRule) -> str:
+    """The name of the records about a purpose."""
+    return key_record(
+        tenant=workload.tenant, workload=workload.name, purpose=rule.purpose
+    )

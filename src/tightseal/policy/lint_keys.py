@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is dangerous, or not what it looks like, in the keys of a workload."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tightseal.model.keypath import ProtocolClass
+from tightseal.policy.document import Choice, KeyRules, UsageRules
+from tightseal.policy.lints import LintId
+from tightseal.policy.locate import Path
+
+__all__ = ["lint_key"]
+
+
+def lint_key(key: KeyRules, now: int) -> Iterator[tuple[LintId, Path, str]]:
+    """Everything found in one purpose, with paths below it."""
+    several = len(key.labels) > 1 or any("*" in label for label in key.labels)
+    if key.published and any("*" in label for label in key.labels):
+        message = f"every label of {key.purpose} that a pattern fits is published"
+        yield LintId.PUBLISHED_LABELS, ("labels",), message
+    usage = key.usage
+    if usage is None:
+        return
+    for i, window in enumerate(usage.windows):
+        if window.until is not None and window.until.timestamp() <= now:
+            message = f"the window ended on {window.until.isoformat()}"
+            yield LintId.WINDOW_ENDED, ("usage", "windows", i, "until"), message
+    if not _counts(usage):
+        return
+    if usage.without_anchor is Choice.ACCEPT:
+        message = f"usage of {key.purpose} is counted where going back goes unnoticed"
+        yield LintId.USAGE_WITHOUT_ANCHOR, ("usage", "without_anchor"), message
+    if several and (usage.per_hour is not None or usage.total is not None):
+        message = f"all labels of {key.purpose} are counted together"
+        yield LintId.USAGE_SHARED, ("usage",), message
+    if ProtocolClass.LEGACY in key.protocols:
+        message = f"releases of {key.purpose} over the legacy protocol are counted"
+        yield LintId.USAGE_LEGACY, ("protocols",), message
+
+
+def _counts(usage: UsageRules) -> bool:
+    limits = (usage.per_hour, usage.total)
+    return usage.first_platform or any(limit is not None for limit in limits)

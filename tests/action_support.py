@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operators, roles and actions that tests of several folders share."""
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from tightseal.model.action import (
+    Action,
+    ActionKind,
+    AdoptParameters,
+    KeyParameters,
+    KeySource,
+    Signature,
+    SignedAction,
+)
+from tightseal.model.claims import Tee
+from tightseal.model.keypath import Authority, Kdf
+from tightseal.model.provider import sidecar_keyring_id
+from tightseal.policy.actions import AuthorisedAction, authorise, verifies
+from tightseal.policy.compiled import Role
+
+NOW = 1_790_000_000
+HOUR = 3600
+ROOT = b"r" * 32
+KEYRING = sidecar_keyring_id()
+OURS = Authority("policy_root", ROOT)
+BEFORE = Authority("settings_digest", b"s" * 64)
+DISK = KeyParameters("acme", "database", "disk")
+
+
+@cache
+def key(name: str) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(name.encode().ljust(32, b"."))
+
+
+def public(name: str) -> bytes:
+    return key(name).public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+def source(**changes: Any) -> KeySource:
+    base = KeySource(
+        kdf=Kdf.HKDF_SHA256,
+        tenant="acme",
+        purpose="disk",
+        tee=Tee.TDX,
+        attributes=(("td_attributes", bytes(8)), ("xfam", b"\xe7" + bytes(7))),
+        measurements=(("mrtd", b"m" * 48), ("rtmr3", bytes(48))),
+        authority=OURS,
+    )
+    return replace(base, **changes)
+
+
+def adopt(replaces: bytes | None = None, **changes: Any) -> AdoptParameters:
+    """Parameters that adopt ``source(**changes)`` as acme's disk."""
+    return AdoptParameters("acme", "database", "disk", source(**changes), replaces)
+
+
+def action(kind: ActionKind = ActionKind.RESET_USAGE, **changes: Any) -> Action:
+    base = Action(
+        kind=kind,
+        policy_root=ROOT,
+        keyring_id=KEYRING,
+        action_id=b"i" * 16,
+        issued_at=NOW - HOUR,
+        expires_at=NOW + HOUR,
+        parameters=adopt() if kind is ActionKind.ADOPT else DISK,
+    )
+    return replace(base, **changes)
+
+
+def signature(asked: Action, name: str) -> Signature:
+    return Signature(public(name), key(name).sign(asked.to_sign()))
+
+
+def signed(asked: Action, *names: str) -> SignedAction:
+    return SignedAction(asked, tuple(signature(asked, name) for name in names))
+
+
+def role(**changes: Any) -> Role:
+    base = Role(
+        name="operators",
+        tenant=None,
+        threshold=1,
+        keys=frozenset({public("alice"), public("bob"), public("carol")}),
+        actions=frozenset(ActionKind),
+    )
+    return replace(base, **changes)
+
+
+def judged(
+    asked: SignedAction, *roles: Role, now: int = NOW, **changes: Any
+) -> AuthorisedAction:
+    provider: dict[str, Any] = {"policy_root": ROOT, "keyring_id": KEYRING}
+    return authorise(asked, roles=roles or (role(),), now=now, **provider | changes)
+
+
+def verifies_all(asked: SignedAction) -> list[bool]:
+    return [verifies(asked.action, signature) for signature in asked.signatures]
