@@ -26,7 +26,7 @@ from tightseal.model.secret import Secret
 from tightseal.model.settings import ReleaseSettings
 from tightseal.model.wire import ChallengeRequest, decode_json, encode_json
 from tightseal.platform.attested import AttestedKeys
-from tightseal.release import Provider
+from tightseal.release import InForce, Provider
 from tightseal.state.nonces import NonceMint
 from tightseal_sim.door import PROVIDER_ENCLAVE
 from tightseal_sim.intel.enclave import EnclaveImage
@@ -110,8 +110,7 @@ class Rig:
             grace=self.settings.nonce_life,
         )
         self.provider = Provider(
-            settings=self.settings,
-            authority=self.settings.authority(),
+            in_force=InForce.builtin(self.settings),
             verifier=verifier,
             platform=self.platform,
             attested=self.attested,

@@ -137,7 +137,7 @@ def test_no_key_leaves_before_the_provider_proved_itself(
     def nothing(_data: bytes) -> bytes:
         raise PlatformError(Code.PLATFORM_FAILED, "no quote")
 
-    with rig(world, tmp_path) as ours:
+    with rig(world, tmp_path, legacy=CHAIN) as ours:
         _, body = ours.question(td)
     (tmp_path / "mute").mkdir()
     mute = Wrapped(provider_enclave(world), evidence=nothing)
@@ -508,7 +508,7 @@ def test_failed_sealing_leaves_no_key_behind(
     def fails(*_: Any, **__: Any) -> bytes:
         raise KeyReleaseError(Code.ENVELOPE_INVALID, "no")
 
-    monkeypatch.setattr("tightseal.release.seal", fails)
+    monkeypatch.setattr("tightseal.release.provider.seal", fails)
     _, body = plain.question(td, (*DISK, KeyRequest("swap")))
     error = refusal(KeyReleaseError, lambda: plain.provider.keys(body, now=NOW))
     assert secrets_in(error.__traceback__) == []

@@ -19,10 +19,11 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from tightseal.errors import Code, EvidenceError, TightsealError
+from tightseal.errors import Code, EvidenceError, PolicyError, TightsealError
 from tightseal.model import wire
 from tightseal.model.provider import ProviderIdentity
 from tightseal.model.settings import LegacySettings, ReleaseSettings
+from tightseal.model.wire_operator import ActionDone, PolicyAccepted
 from tightseal.service.connections import ByteBudget
 from tightseal.service.front import Front
 from tightseal.service.health import Health
@@ -58,6 +59,7 @@ class ScriptedProvider:
     error: BaseException | None = None
     gate: threading.Event | None = None
     seen: list[bytes] = field(default_factory=list)
+    release: ReleaseSettings = field(default_factory=ReleaseSettings)
 
     def open_gate(self) -> None:
         """Let every call go on, those to come too."""
@@ -87,6 +89,26 @@ class ScriptedProvider:
         assert now == NOW
         self._step(quote)
         return self.answer
+
+    def settings(self) -> ReleaseSettings:
+        return self.release
+
+    def public_key(
+        self, request: wire.PublicKeyRequest, *, now: int
+    ) -> wire.PublicKeyResponse:
+        assert now == NOW
+        request.parsed()
+        raise PolicyError(Code.PURPOSE_NOT_ALLOWED, "scripted")
+
+    def publish(self, bundle: bytes, *, now: int) -> PolicyAccepted:
+        assert now == NOW
+        self._step(bundle)
+        return PolicyAccepted(policy_version=7, digest="AA", expires_at=NOW + 1)
+
+    def act(self, action: bytes, *, now: int) -> ActionDone:
+        assert now == NOW
+        self._step(action)
+        return ActionDone(entry_id="AA")
 
     def info(self, *, now: int) -> wire.InfoResponse:
         assert now == NOW
@@ -132,6 +154,7 @@ def scripted_front(
     probes: dict[str, Callable[[], object]] | None = None,
 ) -> Front:
     queue = settings.host.queue
+    provider.release = settings.release
     return Front(
         provider=provider,
         clock=lambda: NOW,
@@ -140,7 +163,9 @@ def scripted_front(
         health=Health(probes or {}),
         pool=WorkPool("work", threads=2, queue=queue),
         quote_pool=WorkPool("quote", threads=2, queue=queue),
+        operator_pool=WorkPool("operator", threads=1, queue=queue),
         budget=ByteBudget(settings.host.max_buffered_bytes),
+        operator_budget=ByteBudget(settings.host.max_buffered_bytes),
     )
 
 

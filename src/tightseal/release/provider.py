@@ -5,16 +5,17 @@
 
 :meth:`Provider.keys` and :meth:`Provider.legacy` read like that list. Everything they
 need from the world is handed in; time is a parameter. Both are safe to call from
-several threads.
+several threads. A provider decides by one policy for ever: another policy is another
+provider.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
 from tightseal.envelope.hpke import check_recipient_key, seal
@@ -23,26 +24,23 @@ from tightseal.errors import (
     Code,
     CollateralError,
     EvidenceError,
-    PolicyError,
     RequestError,
     ServiceError,
 )
-from tightseal.keys.chain import derive
-from tightseal.keys.legacy import legacy_key
+from tightseal.keys.chain import released_key
 from tightseal.model import wire
+from tightseal.model.action_file import parse_action
 from tightseal.model.base64url import encode_base64url
-from tightseal.model.canonical import Value, digest
-from tightseal.model.claims import Claims, Tee
+from tightseal.model.claims import Claims
 from tightseal.model.exchange import (
     ChallengeBody,
     Kem,
+    KeyFacts,
     Transcript,
     quote_proof_report_data,
-    response_body,
 )
-from tightseal.model.grant import Grant, Reason
-from tightseal.model.keypath import Authority, KeyPath, KeyRequest, ProtocolClass
-from tightseal.model.labels import Label
+from tightseal.model.grant import Grant
+from tightseal.model.keypath import KeyRequest, ProtocolClass
 from tightseal.model.ports import (
     JournalEntry,
     NonceRedemption,
@@ -51,26 +49,33 @@ from tightseal.model.ports import (
     Verifier,
 )
 from tightseal.model.secret import Secret
-from tightseal.model.settings import LegacyDerivation, ReleaseSettings
 from tightseal.model.wire_fields import nonce_bytes
+from tightseal.model.wire_operator import ActionDone
 from tightseal.platform.attested import AttestedKey, AttestedKeys
-from tightseal.policy.builtin import Circumstances, decide
+from tightseal.policy.actions import authorise
+from tightseal.policy.eventlog import EventFacts, replay_event_log
+from tightseal.release.decision import Asked, Decider
+from tightseal.release.journal import (
+    ENTRY_ID_BYTES,
+    Decision,
+    keep_response,
+    kept_answer,
+)
+from tightseal.release.legacy import (
+    LEGACY_KEY,
+    LegacyAnswer,
+    derive_legacy,
+    legacy_recipient,
+)
+from tightseal.release.memory import Memory
+from tightseal.release.policy import InForce
+from tightseal.release.public import answer_public_key
 from tightseal.state.nonces import NonceMint
 
-__all__ = ["LEGACY_PURPOSE", "LegacyAnswer", "Provider", "Stage"]
+__all__ = ["Provider", "Stage"]
 
-LEGACY_PURPOSE: Final = "legacy-disk"
-"""Purpose of the one key that the legacy protocol can ask for."""
-
-LEGACY_KEY_BYTES: Final = 32
-LEGACY_RECIPIENT_BYTES: Final = 32
-ENTRY_ID_BYTES: Final = 16
 SIMULATED_PLATFORM: Final = "sim"
 """Name of the one kind of platform whose sealing key is simulated too."""
-
-_KEPT_RESPONSE: Final = b"R"
-_KEPT_DENIAL: Final = b"D"
-"""First byte of what the journal keeps for a retry: a response, or a denial's code."""
 
 Stage: TypeAlias = Callable[[str], AbstractContextManager[None]]
 """Wraps one named step, to measure it."""
@@ -86,30 +91,18 @@ class Staple(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class LegacyAnswer:
-    """What the legacy protocol answers.
-
-    Attributes:
-        encrypted_key: libsodium sealed box over the 32-byte key, 80 bytes.
-        provider_quote: quote with report data ``SHA256(encrypted_key)`` and zeros.
-    """
-
-    encrypted_key: bytes
-    provider_quote: bytes
-
-
 class Provider:
     """Composes the steps of a release.
 
     Args:
-        settings: the release settings.
-        authority: the pinned policy root, or the settings digest.
+        in_force: the policy with its release settings.
         verifier: evidence to claims.
         platform: what the provider stands on; holds the root of the sidecar shape.
         attested: the attested key.
         mint: makes and checks nonces.
         recorder: the journal.
+        memory: what is counted and adopted; ``None`` for the built-in policy.
+        signed_time: the newest time that others have signed, Unix seconds.
         staple: finds the provider's own collateral.
         stage: wraps each step, to measure it.
         entropy: random bytes; replaced in tests.
@@ -118,29 +111,38 @@ class Provider:
     def __init__(
         self,
         *,
-        settings: ReleaseSettings,
-        authority: Authority,
+        in_force: InForce,
         verifier: Verifier,
         platform: RootPlatform,
         attested: AttestedKeys,
         mint: NonceMint,
         recorder: Recorder,
+        memory: Memory | None = None,
+        signed_time: Callable[[], int] = lambda: 0,
         staple: Staple | None = None,
         stage: Stage = lambda _name: nullcontext(),
         entropy: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
-        self._settings = settings
-        self._settings_digest = settings.digest()
-        self._authority = authority
+        self._in_force = in_force
+        self._settings = in_force.settings
         self._verify = verifier
         self._platform = platform
         self._root = platform.sealing_key()
         self._attested = attested
         self._mint = mint
         self._recorder = recorder
+        self._memory = memory
         self._staple = staple
         self._stage = stage
         self._entropy = entropy
+        self._decider = Decider(
+            in_force=in_force,
+            memory=memory,
+            recorder=recorder,
+            signed_time=signed_time,
+            root_simulated=platform.name == SIMULATED_PLATFORM,
+            entropy=entropy,
+        )
 
     # -- the exchange, version 1 --------------------------------------------------
 
@@ -163,9 +165,6 @@ class Provider:
             expires_at=expires_at,
             provider_evidence_hash=hashlib.sha256(key.evidence).digest(),
         )
-        stapled = None
-        if request.collateral and self._staple is not None:
-            stapled = self._staple(now=now)
         return wire.ChallengeResponse(
             version=1,
             nonce=encode_base64url(nonce),
@@ -174,7 +173,7 @@ class Provider:
             binding=wire.AttestedKeyBindingJson.of(key.binding),
             provider_evidence=encode_base64url(key.evidence),
             signature=encode_base64url(key.sign(body.to_sign())),
-            collateral=stapled,
+            collateral=self._stapled(request.collateral, now=now),
             simulated=key.trust_domain.simulated,
         )
 
@@ -190,74 +189,63 @@ class Provider:
 
         Raises:
             RequestError: the form is wrong.
-            EvidenceError: the evidence is not authentic, or answers another challenge.
+            EvidenceError: the evidence is not authentic, or answers another challenge;
+                the event log does not lead to its registers.
             CollateralError: the evidence cannot be judged.
             PolicyError: denied; the denial is in the journal.
             KeyReleaseError: the recipient key cannot be used.
-            ServiceError: the journal or the platform failed; nothing left.
+            ServiceError: journal, state or platform failed; nothing left.
         """
         request, redemption, key = self._admit(body, now=now)
         if (kept := self._recorder.kept_response(redemption)) is not None:
-            return _again(kept)
+            return kept_answer(kept)
         check_recipient_key(request.kem, request.recipient_key)
         transcript = request.transcript(key.binding)
 
         with self._stage("verify"):
             claims = self._verify(request.evidence, now=now)
             _require_answer(claims, expected=transcript.report_data())
+            events = _replayed(request.event_log, claims)
         with self._stage("decide"):
-            grant = self._decide(
-                claims,
+            asked = Asked(
                 keys=request.keys,
-                key=key,
                 protocol_class=ProtocolClass.V1,
+                tag=redemption.request_hash,
                 redemption=redemption,
-                now=now,
+                event_log_hash=transcript.event_log_hash,
             )
+            grant = self._decider.decide(claims, events, asked=asked, key=key, now=now)
         with self._stage("derive"):
-            released = [derive(self._root, path) for path in grant.paths]
+            released = self._derive(grant, request.keys)
         with self._stage("seal"):
             envelopes = _seal_all(released, request, transcript=transcript)
         with self._stage("attest"):
             entry_id = self._entropy(ENTRY_ID_BYTES)
-            transcript_hash = transcript.hash_with(request.evidence)
-            signed = response_body(
-                transcript_hash=transcript_hash,
+            unsigned = wire.ParsedKeysResponse(
                 envelopes=envelopes,
+                keys=_facts(grant, request.keys),
+                transcript_hash=transcript.hash_with(request.evidence),
                 entry_id=entry_id,
                 issued_at=now,
+                signature=b"",
+                public_key=key.binding.public_key,
                 single_verifier=claims.single_verifier,
                 trust_domain=grant.paths[0].trust_domain,
+                policy=self._in_force.said(),
+                anchor=self._memory.anchor if self._memory else None,
+                quote=None,
             )
-            response = wire.KeysResponse(
-                version=1,
-                envelopes=[encode_base64url(e) for e in envelopes],
-                receipt=wire.ReceiptJson(
-                    transcript_hash=encode_base64url(transcript_hash),
-                    entry_id=encode_base64url(entry_id),
-                    issued_at=now,
-                    signature=encode_base64url(key.sign(signed)),
-                    public_key=encode_base64url(key.binding.public_key),
-                    single_verifier=claims.single_verifier,
-                    trust_domain=grant.paths[0].trust_domain,
-                    quote=self._quote_proof(request.proof, signed),
-                ),
-            )
+            response = self._attest(unsigned, key, proof=request.proof)
         with self._stage("record"):
-            entry = JournalEntry(
-                entry_id=entry_id,
-                time=now,
-                granted=True,
-                protocol_class=ProtocolClass.V1.value,
-                code="granted",
-                body=self._entry_body(claims, grant.paths, grant.reasons),
+            said = Decision(
+                claims, self._in_force, ProtocolClass.V1.value, asked.event_log_hash
             )
             kept = self._recorder.record(
-                entry,
+                said.granted(grant, entry_id=entry_id, now=now),
                 redemption=redemption,
-                response=_KEPT_RESPONSE + wire.encode_json(response),
+                response=keep_response(response),
             )
-        return _again(kept)
+        return kept_answer(kept)
 
     def _admit(
         self, body: bytes, *, now: int
@@ -283,11 +271,30 @@ class Provider:
         )
         return request, redemption, key
 
-    def _quote_proof(self, proof: wire.Proof, signed: bytes) -> str | None:
-        if proof is wire.Proof.ATTESTED_KEY:
-            return None
-        quote = self._platform.evidence(quote_proof_report_data(signed))
-        return encode_base64url(quote)
+    def _derive(
+        self, grant: Grant, requests: tuple[KeyRequest, ...]
+    ) -> tuple[Secret, ...]:
+        """Each key of the grant; all or none."""
+        released: list[Secret] = []
+        try:
+            for path, asked in zip(grant.paths, requests, strict=True):
+                released.append(released_key(self._root, path, asked.part))
+        except BaseException:
+            for secret in released:
+                secret.wipe()
+            raise
+        return tuple(released)
+
+    def _attest(
+        self, unsigned: wire.ParsedKeysResponse, key: AttestedKey, *, proof: wire.Proof
+    ) -> bytes:
+        """The signed response as JSON; with a quote over it, where that is wanted."""
+        body = unsigned.signed_body()
+        quote = None
+        if proof is wire.Proof.QUOTE:
+            quote = self._platform.evidence(quote_proof_report_data(body))
+        signed = dataclasses.replace(unsigned, signature=key.sign(body), quote=quote)
+        return wire.encode_json(wire.KeysResponse.of(signed))
 
     # -- the legacy protocol ------------------------------------------------------
 
@@ -307,26 +314,27 @@ class Provider:
                 data are not zero, ``evidence_kind_unsupported`` where it is no TD.
             TightsealError: as :meth:`keys`.
         """
-        if not self._settings.legacy.enabled:
+        settings = self._settings
+        if not settings.legacy.enabled:
             raise RequestError(Code.NOT_FOUND, "the legacy protocol is switched off")
-        limit = self._settings.limits.max_evidence_bytes
-        _require_at_most("evidence", len(quote), limit)
+        _require_at_most("evidence", len(quote), settings.limits.max_evidence_bytes)
         key = self._own_key(now=now)
 
         with self._stage("verify"):
             claims = self._verify(quote, now=now)
-            recipient = _legacy_recipient(claims)
+            recipient = legacy_recipient(claims)
         with self._stage("decide"):
-            grant = self._decide(
-                claims,
-                keys=(KeyRequest(LEGACY_PURPOSE, "", LEGACY_KEY_BYTES),),
-                key=key,
+            asked = Asked(
+                keys=(LEGACY_KEY,),
                 protocol_class=ProtocolClass.LEGACY,
-                redemption=None,
-                now=now,
+                tag=hashlib.sha256(quote).digest(),
             )
+            grant = self._decider.decide(claims, None, asked=asked, key=key, now=now)
         with self._stage("derive"):
-            secret = self._derive_legacy(claims, grant.paths[0])
+            derivation = settings.legacy.derivation
+            secret = derive_legacy(
+                self._root, grant.paths[0], claims, derivation=derivation
+            )
         with self._stage("seal"):
             try:
                 encrypted = seal_legacy(secret, recipient)
@@ -336,33 +344,63 @@ class Provider:
             bound = hashlib.sha256(encrypted).digest().ljust(64, b"\0")
             provider_quote = self._platform.evidence(bound)
         with self._stage("record"):
-            entry = JournalEntry(
-                entry_id=self._entropy(ENTRY_ID_BYTES),
-                time=now,
-                granted=True,
-                protocol_class=ProtocolClass.LEGACY.value,
-                code="granted",
-                body=self._entry_body(claims, grant.paths, grant.reasons),
+            said = Decision(claims, self._in_force, ProtocolClass.LEGACY.value)
+            entry_id = self._entropy(ENTRY_ID_BYTES)
+            self._recorder.record(
+                said.granted(grant, entry_id=entry_id, now=now),
+                redemption=None,
+                response=b"",
             )
-            self._recorder.record(entry, redemption=None, response=b"")
         return LegacyAnswer(encrypted_key=encrypted, provider_quote=provider_quote)
 
-    def _derive_legacy(self, claims: Claims, path: KeyPath) -> Secret:
-        if self._settings.legacy.derivation is LegacyDerivation.CHAIN:
-            return derive(self._root, path)
-        registers = ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
-        return legacy_key(
-            self._root, **{name: claims.measurements[name] for name in registers}
+    # -- what needs no evidence ---------------------------------------------------
+
+    def public_key(
+        self, request: wire.PublicKeyRequest, *, now: int
+    ) -> wire.PublicKeyResponse:
+        """Sign the public half of a published key, for anybody who asks.
+
+        Raises:
+            RequestError: the form is wrong.
+            PolicyError: no such key is published.
+            TightsealError: state or platform failed.
+        """
+        key = self._own_key(now=now)
+        answered = answer_public_key(
+            request.parsed(),
+            root=self._root,
+            key=key,
+            in_force=self._in_force,
+            memory=self._memory,
+            now=now,
+        )
+        stapled = self._stapled(request.collateral, now=now)
+        return wire.PublicKeyResponse.of(dataclasses.replace(answered, stapled=stapled))
+
+    def act(self, action: bytes, *, now: int) -> ActionDone:
+        """Do what a signed action asks for, once.
+
+        Raises:
+            RequestError: the action is malformed, not for us, expired, not allowed,
+                under-signed, or was done before; ``not_found`` without a policy root.
+            ServiceError: journal or state failed; see ``ActionDesk.perform``.
+        """
+        if self._memory is None:
+            detail = "policy_root is not set: there are no roles, so no actions"
+            raise RequestError(Code.NOT_FOUND, detail)
+        authorised = authorise(
+            parse_action(action),
+            roles=self._in_force.policy.roles,
+            policy_root=self._in_force.policy_root,
+            keyring_id=self._attested.identity.keyring_id,
+            now=now,
         )
 
-    # -- what both share ----------------------------------------------------------
+        def log(entry: JournalEntry) -> None:
+            self._recorder.record(entry, redemption=None, response=b"")
 
-    def _own_key(self, *, now: int) -> AttestedKey:
-        """The attested key; that we cannot prove it is no fault of the caller's."""
-        try:
-            return self._attested.current(now=now)
-        except (EvidenceError, CollateralError) as e:
-            raise ServiceError(Code.PROVIDER_NOT_READY, f"our own evidence: {e}") from e
+        entry_id = self._memory.actions.perform(authorised, now=now, log=log)
+        return ActionDone(entry_id=encode_base64url(entry_id))
 
     def info(self, *, now: int) -> wire.InfoResponse:
         """Who this provider says it is; unsigned, for people and for writing a pin.
@@ -371,6 +409,7 @@ class Provider:
             TightsealError: the provider could not prove its own key.
         """
         key = self._own_key(now=now)
+        said = self._in_force.said()
         return wire.InfoResponse(
             versions=[1],
             identity=wire.ProviderIdentityJson.of(key.binding.identity),
@@ -378,71 +417,33 @@ class Provider:
             simulated=key.trust_domain.simulated,
             kems=[kem.value for kem in Kem],
             legacy=self._settings.legacy.enabled,
+            policy=None if said is None else wire.PolicyJson.of(said),
+            anchor=self._memory.anchor if self._memory else None,
         )
 
-    def _decide(
-        self,
-        claims: Claims,
-        *,
-        keys: tuple[KeyRequest, ...],
-        key: AttestedKey,
-        protocol_class: ProtocolClass,
-        redemption: NonceRedemption | None,
-        now: int,
-    ) -> Grant:
-        """Ask the policy; a denial is recorded like a grant before it is raised."""
-        circumstances = Circumstances(
-            settings=self._settings,
-            authority=self._authority,
-            provider_platform=key.platform,
-            provider_domain=key.trust_domain,
-            protocol_class=protocol_class,
-            root_simulated=self._platform.name == SIMULATED_PLATFORM,
-        )
+    # -- what several share -------------------------------------------------------
+
+    def _own_key(self, *, now: int) -> AttestedKey:
+        """The attested key; that we cannot prove it is no fault of the caller's."""
         try:
-            return decide(claims, keys=keys, circumstances=circumstances)
-        except PolicyError as denial:
-            entry = JournalEntry(
-                entry_id=self._entropy(ENTRY_ID_BYTES),
-                time=now,
-                granted=False,
-                protocol_class=protocol_class.value,
-                code=denial.code.value,
-                body=self._entry_body(claims, (), _reasons(denial)),
-            )
-            kept = _KEPT_DENIAL + denial.code.value.encode()
-            self._recorder.record(entry, redemption=redemption, response=kept)
-            raise
+            return self._attested.current(now=now)
+        except (EvidenceError, CollateralError) as e:
+            raise ServiceError(Code.PROVIDER_NOT_READY, f"our own evidence: {e}") from e
 
-    def _entry_body(
-        self, claims: Claims, paths: Sequence[KeyPath], reasons: Sequence[Reason]
-    ) -> Value:
-        """What the journal keeps of a decision: everything but the keys."""
-        return {
-            "keys": [path.as_value() for path in paths],
-            "evidence_hash": claims.evidence_hash,
-            "claims_digest": digest(Label.CLAIMS, claims.as_value()),
-            "settings_digest": self._settings_digest,
-            "single_verifier": claims.single_verifier,
-            "reasons": [[r.rule, r.expected, r.got, r.satisfied] for r in reasons],
-        }
+    def _stapled(
+        self,
+        wanted: bool,  # noqa: FBT001 (the request's own field)
+        *,
+        now: int,
+    ) -> wire.IntelCollateralJson | wire.SnpCertificatesJson | None:
+        if not wanted or self._staple is None:
+            return None
+        return self._staple(now=now)
 
 
-def _reasons(denial: PolicyError) -> tuple[Reason, ...]:
-    return tuple(r for r in denial.reasons if isinstance(r, Reason))
-
-
-def _again(kept: bytes) -> bytes:
-    """Give what the journal keeps: the response, or the denial once more."""
-    if kept[:1] == _KEPT_RESPONSE:
-        return kept[1:]
-    try:
-        code = Code(kept.removeprefix(_KEPT_DENIAL).decode())
-    except ValueError as e:
-        # The journal lies outside the TEE.
-        detail = "what is kept for this nonce is no answer of ours"
-        raise ServiceError(Code.JOURNAL_FAILED, detail) from e
-    raise PolicyError(code, "denied before, in answer to this very request")
+def _facts(grant: Grant, requests: tuple[KeyRequest, ...]) -> tuple[KeyFacts, ...]:
+    wanted = zip(grant.paths, requests, strict=True)
+    return tuple(KeyFacts.of(path, asked) for path, asked in wanted)
 
 
 def _seal_all(
@@ -467,6 +468,10 @@ def _seal_all(
             secret.wipe()
 
 
+def _replayed(event_log: bytes | None, claims: Claims) -> EventFacts | None:
+    return None if event_log is None else replay_event_log(event_log, claims)
+
+
 def _require_answer(claims: Claims, *, expected: bytes) -> None:
     """The evidence must commit to this very exchange."""
     if not claims.report_data_bound:
@@ -478,18 +483,6 @@ def _require_answer(claims: Claims, *, expected: bytes) -> None:
             f"got {claims.report_data.hex()[:32]}…"
         )
         raise EvidenceError(Code.REPORT_DATA_MISMATCH, detail)
-
-
-def _legacy_recipient(claims: Claims) -> bytes:
-    if claims.tee is not Tee.TDX:
-        detail = f"the legacy protocol serves TDs, not {claims.tee.value}"
-        raise EvidenceError(Code.EVIDENCE_KIND_UNSUPPORTED, detail)
-    recipient = claims.report_data[:LEGACY_RECIPIENT_BYTES]
-    if any(claims.report_data[LEGACY_RECIPIENT_BYTES:]):
-        # Report data of another protocol must not be taken for a recipient key.
-        detail = "report data bytes 32 to 64: expected zeros"
-        raise EvidenceError(Code.REPORT_DATA_MISMATCH, detail)
-    return recipient
 
 
 def _require_at_most(what: str, got: int, limit: int) -> None:

@@ -229,9 +229,9 @@ class FramedProtocol(asyncio.Protocol):
     def _refuse(self, error: BaseException) -> None:
         request = self._request or Request("legacy", self.peer, self._front.metrics)
         public = request.refused(error)
-        settings = self._front.settings
-        told = settings.release.legacy.json_errors
-        frame = encode_error(public, simulated=settings.simulated) if told else b""
+        told = self._front.provider.settings().legacy.json_errors
+        simulated = self._front.settings.simulated
+        frame = encode_error(public, simulated=simulated) if told else b""
         self._close_with(frame)
 
     def _close_with(self, data: bytes) -> None:

@@ -16,6 +16,8 @@ from tightseal.model import wire
 from tightseal.model.claims import Check, Outcome
 from tightseal.model.grant import Reason
 from tightseal.model.ports import Clock
+from tightseal.model.settings import ReleaseSettings
+from tightseal.model.wire_operator import ActionDone, PolicyAccepted
 from tightseal.service.connections import ByteBudget
 from tightseal.service.health import Health
 from tightseal.service.logs import error_fields
@@ -59,6 +61,20 @@ class Provider(Protocol):
     def info(self, *, now: int) -> wire.InfoResponse:
         """Who the provider is."""
 
+    def public_key(
+        self, request: wire.PublicKeyRequest, *, now: int
+    ) -> wire.PublicKeyResponse:
+        """The public half of a published key."""
+
+    def settings(self) -> ReleaseSettings:
+        """The release settings in force."""
+
+    def publish(self, bundle: bytes, *, now: int) -> PolicyAccepted:
+        """Take a signed bundle."""
+
+    def act(self, action: bytes, *, now: int) -> ActionDone:
+        """Do what a signed action asks for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Front:
@@ -72,7 +88,9 @@ class Front:
         pool: threads that verify and release.
         quote_pool: threads for requests that wait for a quote of the platform, which
             come one at a time; so that those never hold up the others.
+        operator_pool: the thread that takes bundles and actions, one after another.
         budget: request bytes held at once.
+        operator_budget: bytes of bundles and actions held at once.
     """
 
     provider: Provider
@@ -82,7 +100,9 @@ class Front:
     health: Health
     pool: WorkPool
     quote_pool: WorkPool
+    operator_pool: WorkPool
     budget: ByteBudget
+    operator_budget: ByteBudget
 
 
 _PREFIX = secrets.token_hex(4)

@@ -103,21 +103,29 @@ class FlooredClock:
     Args:
         host: Unix seconds by the host.
         guard: knows the newest date that Intel or AMD signed.
+        also: the newest date that others signed, such as the policy's approvers.
     """
 
-    def __init__(self, host: Clock, guard: WatchedGuard) -> None:
+    def __init__(
+        self, host: Clock, guard: WatchedGuard, *, also: Clock = lambda: 0
+    ) -> None:
         self._host = host
         self._guard = guard
+        self._also = also
+
+    def floor(self) -> int:
+        """The newest time that others have signed; Unix seconds."""
+        return max(self._guard.newest, self._also())
 
     def __call__(self) -> int:
         """Unix seconds.
 
         Raises:
-            ServiceError: ``clock_behind``: collateral from the future was seen, so the
+            ServiceError: ``clock_behind``: something from the future was signed, so the
                 host's clock went back, and what expired would come to life again.
         """
-        now = self._host()
-        if now < self._guard.newest:
-            detail = f"clock says {now}, collateral was issued at {self._guard.newest}"
+        now, floor = self._host(), self.floor()
+        if now < floor:
+            detail = f"clock says {now}, collateral or policy was issued at {floor}"
             raise ServiceError(Code.CLOCK_BEHIND, detail)
         return now

@@ -19,7 +19,7 @@ import structlog
 from tightseal.errors import Code, ServiceError, TightsealError
 from tightseal.service.logs import error_fields
 
-__all__ = ["REFRESH_SECONDS", "Health", "Part", "Readiness"]
+__all__ = ["REFRESH_SECONDS", "Health", "Note", "Part", "Readiness"]
 
 REFRESH_SECONDS: Final = 5.0
 """How often the parts are looked at."""
@@ -50,16 +50,43 @@ class Part(msgspec.Struct, frozen=True):
     remedy: str | None = None
 
 
+class Note(msgspec.Struct, frozen=True):
+    """What keeps no key back, and the operator should know.
+
+    Attributes:
+        name: stable, such as ``bundle_refused``.
+        code: the stable code of what happened, if it was refused.
+        text: a sentence.
+    """
+
+    name: str
+    code: str | None
+    text: str
+
+    @classmethod
+    def of(cls, name: str, error: TightsealError) -> Note:
+        """A note about something that was refused, with what to do about it."""
+        return cls(name, error.code.value, error.info.remedy or LOOK_AT_LOG)
+
+
 class Readiness(msgspec.Struct, frozen=True):
-    """The answer of ``/readyz``."""
+    """The answer of ``/readyz``.
+
+    Attributes:
+        ready: whether every part is in order.
+        parts: each of them.
+        notes: what is worth knowing, ready or not.
+    """
 
     ready: bool
     parts: list[Part]
+    notes: list[Note] = []
 
     def broken_by(self, name: str, error: TightsealError) -> Readiness:
         """The same, with one part found broken since."""
         others = [part for part in self.parts if part.name != name]
-        return Readiness(ready=False, parts=[_broken(name, error), *others])
+        parts = [_broken(name, error), *others]
+        return Readiness(ready=False, parts=parts, notes=self.notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +102,7 @@ class Health:
         probes: by name of the part: raises a ``TightsealError`` where it is not in
             order.
         on_part: told of each part after each look.
+        notes: what is worth knowing besides.
         monotonic: seconds since any moment, to notice that nobody looks any more.
     """
 
@@ -83,10 +111,12 @@ class Health:
         probes: Mapping[str, Callable[[], object]],
         *,
         on_part: Callable[[str, bool], None] = lambda _name, _ok: None,
+        notes: Callable[[], list[Note]] = list,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._probes = dict(probes)
         self._on_part = on_part
+        self._notes = notes
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._last: _Judgement | None = None
@@ -95,7 +125,8 @@ class Health:
         """Look at every part; for the background thread."""
         with self._lock:
             parts = [self._probe(name) for name in self._probes]
-            readiness = Readiness(ready=all(p.ok for p in parts), parts=parts)
+            ready = all(p.ok for p in parts)
+            readiness = Readiness(ready=ready, parts=parts, notes=self._notes())
             before = self._last
             self._last = _Judgement(self._monotonic(), readiness)
         if before is None or before.readiness.ready != readiness.ready:

@@ -7,6 +7,7 @@ The event loop reads and writes; decoding, verifying and releasing happen on thr
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeAlias
 
@@ -20,6 +21,8 @@ from starlette.routing import Route
 
 from tightseal.errors import Code, RequestError, TightsealError
 from tightseal.model import wire
+from tightseal.model.wire_operator import ACTIONS_PATH, MAX_ACTION_BYTES, POLICY_PATH
+from tightseal.policy.bundle.archive import MAX_BUNDLE_BYTES
 from tightseal.service.connections import ByteBudget, peer_of
 from tightseal.service.front import Front, Request
 from tightseal.service.metrics import CONTENT_TYPE
@@ -47,6 +50,9 @@ def http_app(front: Front) -> Starlette:
     routes = [
         Route(wire.CHALLENGE_PATH, _challenge(front), methods=["POST"]),
         Route(wire.KEYS_PATH, _keys(front), methods=["POST"]),
+        Route(wire.PUBLIC_KEY_PATH, _public_key(front), methods=["POST"]),
+        Route(POLICY_PATH, _policy(front), methods=["POST"]),
+        Route(ACTIONS_PATH, _actions(front), methods=["POST"]),
         Route("/v1/info", _info(front), methods=["GET"]),
         Route("/v1/openapi.json", _constant(openapi_document()), methods=["GET"]),
         Route("/healthz", _constant(ALIVE), methods=["GET"]),
@@ -66,32 +72,81 @@ def _challenge(front: Front) -> Endpoint:
         )
         return encoder.encode(front.provider.challenge(request, now=front.clock()))
 
-    return _post(front, "challenge", work, limit=wire.MAX_CHALLENGE_REQUEST_BYTES)
+    return _post(front, _Way("challenge", work, wire.MAX_CHALLENGE_REQUEST_BYTES))
 
 
 def _keys(front: Front) -> Endpoint:
     def work(body: bytes) -> bytes:
         return front.provider.keys(body, now=front.clock())
 
-    return _post(front, "keys", work, limit=_keys_limit(front))
+    return _post(front, _Way("keys", work, partial(_keys_limit, front)))
 
 
 def _keys_limit(front: Front) -> int:
     """The release settings may allow less than the wire format, never more."""
-    limits = front.settings.release.limits
+    limits = front.provider.settings().limits
     binary = limits.max_evidence_bytes + limits.max_event_log_bytes
     return min(wire.MAX_KEYS_REQUEST_BYTES, binary * 4 // 3 + 32768)
 
 
-def _post(front: Front, name: str, work: Work, *, limit: int) -> Endpoint:
+def _public_key(front: Front) -> Endpoint:
+    def work(body: bytes) -> bytes:
+        request = wire.decode_json(
+            body, wire.PublicKeyRequest, max_bytes=wire.MAX_PUBLIC_KEY_REQUEST_BYTES
+        )
+        answer = front.provider.public_key(request, now=front.clock())
+        return wire.encode_json(answer)
+
+    return _post(front, _Way("public_key", work, wire.MAX_PUBLIC_KEY_REQUEST_BYTES))
+
+
+def _policy(front: Front) -> Endpoint:
+    def work(body: bytes) -> bytes:
+        return msgspec.json.encode(front.provider.publish(body, now=front.clock()))
+
+    return _post(front, _Way("policy", work, MAX_BUNDLE_BYTES, operator=True))
+
+
+def _actions(front: Front) -> Endpoint:
+    def work(body: bytes) -> bytes:
+        return msgspec.json.encode(front.provider.act(body, now=front.clock()))
+
+    return _post(front, _Way("actions", work, MAX_ACTION_BYTES, operator=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """What one path does with a body.
+
+    Attributes:
+        name: in logs and metrics.
+        work: from body to answer, on a thread.
+        limit: longest body, or what says it.
+        operator: whether it is one of the operators' paths: their bodies are long, and
+            must not take memory or threads from workloads.
+    """
+
+    name: str
+    work: Work
+    limit: int | Callable[[], int]
+    operator: bool = False
+
+    def most(self) -> int:
+        return self.limit if isinstance(self.limit, int) else self.limit()
+
+
+def _post(front: Front, way: _Way) -> Endpoint:
+    budget = front.operator_budget if way.operator else front.budget
+
     async def endpoint(http: HttpRequest) -> Response:
-        request = Request(name, peer_of(http.scope["client"]), front.metrics)
+        request = Request(way.name, peer_of(http.scope["client"]), front.metrics)
         body = b""
         whole = False
         try:
-            body = await _read_body(http, limit=limit, budget=front.budget)
+            body = await _read_body(http, limit=way.most(), budget=budget)
             whole = True
-            answer = await _pool_for(front, body).submit(partial(work, body))
+            pool = front.operator_pool if way.operator else _pool_for(front, body)
+            answer = await pool.submit(partial(way.work, body))
         except ClientDisconnect:
             gone = RequestError(Code.REQUEST_TIMEOUT, "the body did not arrive")
             request.refused(gone)
@@ -100,7 +155,7 @@ def _post(front: Front, name: str, work: Work, *, limit: int) -> Endpoint:
             public = request.refused(e)
             return problem(public, request_id=request.request_id, close=not whole)
         finally:
-            front.budget.give_back(len(body))
+            budget.give_back(len(body))
         request.granted()
         return json_response(answer, request_id=request.request_id)
 

@@ -10,7 +10,7 @@ import msgspec
 
 from tightseal._version import __version__
 from tightseal.errors import CODES
-from tightseal.model import wire
+from tightseal.model import wire, wire_operator
 from tightseal.service.health import Readiness
 
 __all__ = ["openapi_document"]
@@ -23,6 +23,10 @@ _TYPES: Final = (
     wire.ChallengeResponse,
     wire.KeysRequest,
     wire.KeysResponse,
+    wire.PublicKeyRequest,
+    wire.PublicKeyResponse,
+    wire_operator.PolicyAccepted,
+    wire_operator.ActionDone,
     wire.InfoResponse,
     wire.Problem,
     Readiness,
@@ -64,6 +68,30 @@ def _document() -> _Json:
                     body="KeysRequest",
                 )
             },
+            wire.PUBLIC_KEY_PATH: {
+                "post": _operation(
+                    "public_key",
+                    "Ask for the public half of a published pair, without evidence.",
+                    answer="PublicKeyResponse",
+                    body="PublicKeyRequest",
+                )
+            },
+            wire_operator.POLICY_PATH: {
+                "post": _operation(
+                    "policy",
+                    "Publish a signed bundle, as it stands.",
+                    answer="PolicyAccepted",
+                )
+                | _bytes("application/octet-stream")
+            },
+            wire_operator.ACTIONS_PATH: {
+                "post": _operation(
+                    "actions",
+                    "Submit a signed action, as it stands.",
+                    answer="ActionDone",
+                )
+                | _bytes("application/json")
+            },
             "/v1/info": {
                 "get": _operation(
                     "info",
@@ -94,6 +122,11 @@ def _operation(name: str, summary: str, *, answer: str, body: str = "") -> _Json
     if body:
         operation["requestBody"] = {"required": True, "content": _json_of(body)}
     return operation
+
+
+def _bytes(content_type: str) -> _Json:
+    """A body whose form is that of a file which operators sign."""
+    return {"requestBody": {"required": True, "content": {content_type: {}}}}
 
 
 def _readiness() -> _Json:

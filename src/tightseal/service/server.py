@@ -78,6 +78,7 @@ class Worker:
             sweeper.cancel()
             self._front.pool.shutdown()
             self._front.quote_pool.shutdown()
+            self._front.operator_pool.shutdown()
 
     def _serve_http(self) -> None:
         limits = self._front.settings.host.http

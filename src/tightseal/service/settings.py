@@ -32,6 +32,8 @@ __all__ = [
     "PlatformSettings",
     "Settings",
     "SimulatedTee",
+    "StateEngine",
+    "StateSettings",
     "split_address",
 ]
 
@@ -51,6 +53,13 @@ class SimulatedTee(StrEnum):
 
     SGX = "sgx"
     SNP = "snp"
+
+
+class StateEngine(StrEnum):
+    """What holds the state that a policy with a pinned root needs."""
+
+    SQLITE = "sqlite"
+    POSTGRES = "postgres"
 
 
 class LogFormat(StrEnum):
@@ -175,6 +184,28 @@ class CollateralSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     ] = 4096
 
 
+class StateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the state lies: policy in force, usage, operator actions. All sealed."""
+
+    engine: Annotated[
+        StateEngine, _about("sqlite: a file in state_dir; postgres: a shared database")
+    ] = StateEngine.SQLITE
+    url: Annotated[
+        str, _about("postgres: postgresql://user@host/database", max_length=1024)
+    ] = ""
+    create: Annotated[
+        bool, _about("make the state where the other files are there and it is not")
+    ] = False
+
+    def __post_init__(self) -> None:
+        """Refuse an address that does not fit the engine."""
+        postgres = self.engine is StateEngine.POSTGRES
+        if postgres != bool(self.url):
+            wanted = "needs url" if postgres else "takes no url"
+            message = f"host.state.engine {self.engine.value} {wanted}"
+            raise SettingsError(Code.SETTINGS_INVALID, message)
+
+
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is logged, to standard error."""
 
@@ -272,6 +303,10 @@ class HostSettings(
         "/var/lib/tightseal"
     )
     platform: PlatformSettings = PlatformSettings()
+    state: StateSettings = StateSettings()
+    policy_bundle: Annotated[
+        str, _about("file of a signed bundle, offered at start and when it changes")
+    ] = ""
     collateral: CollateralSettings = CollateralSettings()
     log: LogSettings = LogSettings()
     http: HttpSettings = HttpSettings()
@@ -292,6 +327,11 @@ class HostSettings(
     def journal_path(self) -> Path:
         """The SQLite journal."""
         return Path(self.state_dir) / "journal.sqlite"
+
+    @property
+    def state_path(self) -> Path:
+        """The SQLite state, where there is one."""
+        return Path(self.state_dir) / "state.sqlite"
 
     @property
     def collateral_dir(self) -> Path:
@@ -318,6 +358,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             SettingsError: ``settings_invalid``; a simulated platform needs its root
                 among the release settings, or nobody's key would be where it seems.
         """
+        self.release.check_measured()
         simulated = self.host.platform.kind is PlatformKind.SIM
         if simulated and not self.release.simulated_roots:
             message = (

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state folder: made once and whole, opened from then on.
 
-A sidecar may start with nothing, so an empty folder gets a fresh journal and a fresh
-guard. A folder with one of the two and without the other was tampered with or half
-restored, and is refused: what is missing must not become a fresh start.
+A provider may start with nothing, so an empty folder gets a fresh journal and a fresh
+guard, and a fresh state store where a policy root is pinned. A folder with a part of
+them and without the rest was tampered with or half restored, and is refused: what is
+missing must not become a fresh start. Only ``host.state.create`` adds a store to a
+folder that was used without one.
 """
 
 from __future__ import annotations
@@ -21,14 +23,32 @@ from tightseal.audit.schema import BUSY_SECONDS
 from tightseal.collateral.guardfile import FileGuard
 from tightseal.durable import connect
 from tightseal.errors import Code, ServiceError
-from tightseal.model.canonical import labelled
+from tightseal.model.canonical import Value, labelled
+from tightseal.model.claims import Vendor
 from tightseal.model.labels import Label
 from tightseal.model.secret import Secret
-from tightseal.service.settings import HostSettings, PlatformKind
+from tightseal.service.settings import HostSettings, PlatformKind, StateEngine
+from tightseal.state.rows import Engine
+from tightseal.state.seal import Sealer
+from tightseal.state.sqlite import SqliteEngine
+from tightseal.state.store import SealedStore
 
-__all__ = ["guard_path", "own_secret", "prepare_state", "probe_journal"]
+__all__ = [
+    "guard_path",
+    "open_store",
+    "own_secret",
+    "prepare_state",
+    "probe_journal",
+]
 
 SECRET_BYTES: Final = 32
+_STORE_DOMAIN: Final = {
+    PlatformKind.GRAMINE: Vendor.INTEL.value,
+    PlatformKind.SEV_GUEST: Vendor.AMD.value,
+    PlatformKind.SIM: Vendor.SIMULATED.value,
+}
+"""What a store is sealed under besides its key: whose hardware guards the key."""
+
 MIN_FREE_BYTES: Final = 16 << 20
 """Less free space than this in the state folder, and the journal is not in order."""
 
@@ -40,23 +60,37 @@ def guard_path(host: HostSettings) -> Path:
     return Path(host.state_dir) / "collateral-guard.json"
 
 
-def own_secret(root: Secret, label: Label) -> Secret:
-    """A secret of the provider's own, 32 bytes, one KDF step from a root."""
+def own_secret(root: Secret, label: Label, value: Value = None) -> Secret:
+    """A secret of the provider's own, 32 bytes, one KDF step from a root.
+
+    Args:
+        root: that it is derived from.
+        label: what it is for.
+        value: what else it belongs to.
+    """
     derived = HKDF(
         algorithm=hashes.SHA256(),
         length=SECRET_BYTES,
         salt=None,
-        info=labelled(label, None),
+        info=labelled(label, value),
     ).derive(root.reveal())
     return Secret(derived)
 
 
-def prepare_state(host: HostSettings, *, guard_key: Secret) -> None:
+def prepare_state(
+    host: HostSettings, *, guard_key: Secret, store_key: Secret | None
+) -> None:
     """Make the state of a provider that has none; before any worker starts.
+
+    Args:
+        host: where it lies.
+        guard_key: of the guard against older collateral.
+        store_key: of the state store; ``None`` where no policy root needs one.
 
     Raises:
         ServiceError: ``journal_failed``, where one part is there and the other is not,
-            or the folder cannot be used.
+            or the folder cannot be used; ``state_missing``, where only the store is
+            missing; else as of the store.
         CollateralError: ``collateral_guard_broken``, where the guard cannot be made.
     """
     journal, guard = host.journal_path, guard_path(host)
@@ -66,18 +100,77 @@ def prepare_state(host: HostSettings, *, guard_key: Secret) -> None:
         detail = f"host.state_dir {host.state_dir}: {e.strerror}"
         raise ServiceError(Code.JOURNAL_FAILED, detail) from e
     there = [path.exists() for path in (journal, guard)]
-    if all(there):
-        return
-    if any(there):
+    if any(there) and not all(there):
         missing = guard if there[0] else journal
         detail = f"{missing} is missing beside the rest of the state; restore it"
         raise ServiceError(Code.JOURNAL_FAILED, detail)
+    if store_key is not None:
+        # Before the files, which say from then on that a store has to be there.
+        _prepare_store(host, store_key, fresh=not any(there))
+    if not any(there):
+        _make_files(host, guard_key=guard_key)
+
+
+def _make_files(host: HostSettings, *, guard_key: Secret) -> None:
     # Gramine shares no file mappings between processes, which a WAL needs.
     gramine = host.platform.kind is PlatformKind.GRAMINE
     mode = FileMode.ROLLBACK if gramine else FileMode.WAL
-    SqliteJournal.create(journal, mode=mode).close()
-    FileGuard.create(guard, key=guard_key)
+    SqliteJournal.create(host.journal_path, mode=mode).close()
+    FileGuard.create(guard_path(host), key=guard_key)
     log.warning("state_created", folder=host.state_dir)
+
+
+def _prepare_store(host: HostSettings, key: Secret, *, fresh: bool) -> None:
+    engine = _engine(host)
+    try:
+        if engine.schema() != 0:
+            if fresh and host.state.engine is StateEngine.SQLITE:
+                _require_unused(engine, _sealer(host, key))
+            return
+        if not fresh and not host.state.create:
+            detail = (
+                f"{engine.name}: there is no state beside the other files: restore it, "
+                "or, where there never was one, set host.state.create once"
+            )
+            raise ServiceError(Code.STATE_MISSING, detail)
+        SealedStore.new(engine, _sealer(host, key))
+        log.warning("state_store_created", engine=engine.name)
+    except ServiceError as e:
+        # Another provider of the same database came first.
+        if e.code is not Code.STATE_EXISTS:
+            raise
+    finally:
+        engine.close()
+
+
+def _require_unused(engine: Engine, sealer: Sealer) -> None:
+    """A store of this folder that was used had a journal beside it."""
+    if SealedStore.attach(engine, sealer).freshness().head.counter:
+        detail = f"the journal is missing beside {engine.name}; restore it"
+        raise ServiceError(Code.JOURNAL_FAILED, detail)
+
+
+def open_store(host: HostSettings, key: Secret) -> SealedStore:
+    """The state store; raises ``ServiceError``, as ``SealedStore.attach``."""
+    return SealedStore.attach(_engine(host), _sealer(host, key))
+
+
+def _sealer(host: HostSettings, key: Secret) -> Sealer:
+    return Sealer(key, trust_domain=_STORE_DOMAIN[host.platform.kind])
+
+
+def _engine(host: HostSettings) -> Engine:
+    if host.state.engine is StateEngine.SQLITE:
+        # Gramine shares no file mappings between processes, which a WAL needs.
+        shared = host.platform.kind is not PlatformKind.GRAMINE
+        return SqliteEngine(host.state_path, shared_memory=shared)
+    # Late: the driver is an extra.
+    try:
+        from tightseal.state.postgres import PostgresEngine  # noqa: PLC0415
+    except ImportError as e:
+        detail = "host.state.engine is postgres: pip install tightseal[postgres]"
+        raise ServiceError(Code.STATE_UNAVAILABLE, detail) from e
+    return PostgresEngine(host.state.url)
 
 
 def probe_journal(path: Path) -> None:

@@ -105,7 +105,8 @@ def _bind(settings: Settings) -> Listeners:
     host = settings.host
     http = _listen(host.listen, setting="host.listen")
     framed = None
-    if settings.release.legacy.enabled:
+    # A signed policy can switch the legacy protocol on while we run.
+    if settings.release.legacy.enabled or settings.release.policy_root:
         framed = _listen(host.listen_framed, setting="host.listen_framed")
     return Listeners(http, framed, shared=host.workers > 1)
 
@@ -130,6 +131,7 @@ def _announce(settings: Settings, listeners: Listeners, files: SettingsFiles) ->
         workers=settings.host.workers,
         platform=settings.host.platform.kind.value,
         settings_digest=settings.release.digest().hex(),
+        policy_root=settings.release.policy_root or None,
         host_file=str(files.host) if files.host else None,
     )
     if settings.simulated:
@@ -188,7 +190,8 @@ def _abandon_calls(front: Front) -> None:
     A thread that waits for hardware cannot be stopped, and the interpreter would wait
     for it; whoever it worked for was cut off, and the journal it would need is closed.
     """
-    left = front.pool.in_flight + front.quote_pool.in_flight
+    pools = (front.pool, front.quote_pool, front.operator_pool)
+    left = sum(pool.in_flight for pool in pools)
     if left:
         log.warning("calls_abandoned", count=left)
         sys.stderr.flush()

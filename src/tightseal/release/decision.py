@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The second step: claims to a grant, by the policy in force and what it remembers.
+
+    policy decides -> usage is counted -> adopted keys are found -> grant
+
+A denial is in the journal before anybody learns of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from tightseal.errors import Code, PolicyError, ServiceError
+from tightseal.model.claims import Claims
+from tightseal.model.grant import Grant
+from tightseal.model.keypath import KeyRequest, ProtocolClass
+from tightseal.model.ports import NonceRedemption, Recorder
+from tightseal.model.settings import ExpiredPolicy
+from tightseal.platform.attested import AttestedKey
+from tightseal.policy.circumstances import Circumstances
+from tightseal.policy.engine import decide, explain
+from tightseal.policy.eventlog import EventFacts
+from tightseal.release.actions import adopted_source, apply_source
+from tightseal.release.journal import ENTRY_ID_BYTES, Decision, keep_denial
+from tightseal.release.memory import Memory
+from tightseal.release.policy import InForce
+
+__all__ = ["Asked", "Decider"]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked for, and how.
+
+    Attributes:
+        keys: the key requests, in order.
+        protocol_class: the way in.
+        tag: SHA-256 of the request, by which a retry is counted once.
+        redemption: of the nonce; ``None`` where the protocol has none.
+        event_log_hash: SHA-256 of the event log sent along, or ``None``.
+    """
+
+    keys: tuple[KeyRequest, ...]
+    protocol_class: ProtocolClass
+    tag: bytes
+    redemption: NonceRedemption | None = None
+    event_log_hash: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decider:
+    """Decides by one policy.
+
+    Attributes:
+        in_force: the policy.
+        memory: what it counts and finds; ``None`` for the built-in policy.
+        recorder: the journal, for denials.
+        signed_time: the newest time that others have signed, Unix seconds.
+        root_simulated: whether the root of the keys is of a simulated platform.
+        entropy: random bytes.
+    """
+
+    in_force: InForce
+    memory: Memory | None
+    recorder: Recorder
+    signed_time: Callable[[], int]
+    root_simulated: bool
+    entropy: Callable[[int], bytes]
+
+    def decide(
+        self,
+        claims: Claims,
+        events: EventFacts | None,
+        *,
+        asked: Asked,
+        key: AttestedKey,
+        now: int,
+    ) -> Grant:
+        """Decide, count, and say along which paths the keys are derived.
+
+        Args:
+            claims: from verified evidence that answers this exchange.
+            events: what the event log proves.
+            asked: what is asked for.
+            key: the attested key; its quote says where the provider stands.
+            now: Unix seconds.
+
+        Raises:
+            PolicyError: denied; the denial is in the journal.
+            ServiceError: ``policy_expired``, where settings say so; journal or state
+                failed.
+        """
+        if self.in_force.settings.expired_policy is ExpiredPolicy.REFUSE:
+            self.in_force.require_fresh(now=now)
+        try:
+            grant = self._by_policy(claims, events, asked=asked, key=key, now=now)
+            return self._by_memory(grant, claims, asked=asked, now=now)
+        except PolicyError as denial:
+            said = Decision(
+                claims, self.in_force, asked.protocol_class.value, asked.event_log_hash
+            )
+            entry_id = self.entropy(ENTRY_ID_BYTES)
+            self.recorder.record(
+                said.denied(denial, entry_id=entry_id, now=now),
+                redemption=asked.redemption,
+                response=keep_denial(denial),
+            )
+            raise
+
+    def _by_policy(
+        self,
+        claims: Claims,
+        events: EventFacts | None,
+        *,
+        asked: Asked,
+        key: AttestedKey,
+        now: int,
+    ) -> Grant:
+        in_force = self.in_force
+        circumstances = Circumstances(
+            authority=in_force.authority,
+            provider_platform=key.platform,
+            provider_domain=key.trust_domain,
+            protocol_class=asked.protocol_class,
+            legacy_derivation=in_force.settings.legacy.derivation,
+            root_simulated=self.root_simulated,
+            signed_time=self.signed_time(),
+        )
+        try:
+            return decide(
+                claims,
+                keys=asked.keys,
+                policy=in_force.policy,
+                circumstances=circumstances,
+                now=now,
+                events=events,
+            )
+        except PolicyError as denial:
+            # The operator sees every rule, also those after the first no.
+            denial.reasons = explain(
+                claims,
+                keys=asked.keys,
+                policy=in_force.policy,
+                circumstances=circumstances,
+                now=now,
+                events=events,
+            ).reasons
+            raise
+
+    def _by_memory(
+        self, grant: Grant, claims: Claims, *, asked: Asked, now: int
+    ) -> Grant:
+        if not grant.usage and not any(grant.adopted):
+            return grant
+        if self.memory is None:
+            detail = "the policy counts or adopts, and there is no state store"
+            raise ServiceError(Code.INTERNAL, detail)
+        store = self.memory.store
+        try:
+            # Found first: what cannot be derived must not count as a release.
+            paths = tuple(
+                path
+                if record is None
+                else apply_source(path, adopted_source(store, record, now=now))
+                for path, record in zip(grant.paths, grant.adopted, strict=True)
+            )
+            self.memory.usage.count(
+                grant.usage, platform=claims.platform, tag=asked.tag, now=now
+            )
+        except PolicyError as denial:
+            denial.reasons = (*grant.reasons, *denial.reasons)
+            raise
+        return replace(grant, paths=paths)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the journal gets to know of a decision, and what it keeps for a retry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from tightseal.errors import Code, PolicyError, ServiceError
+from tightseal.model.canonical import Value, digest
+from tightseal.model.claims import Claims
+from tightseal.model.grant import Grant, Reason
+from tightseal.model.labels import Label
+from tightseal.model.ports import JournalEntry
+from tightseal.release.policy import InForce
+
+__all__ = ["ENTRY_ID_BYTES", "Decision", "keep_denial", "keep_response", "kept_answer"]
+
+ENTRY_ID_BYTES: Final = 16
+
+_KEPT_RESPONSE: Final = b"R"
+_KEPT_DENIAL: Final = b"D"
+"""First byte of what the journal keeps for a retry: a response, or a denial's code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One decision on its way into the journal.
+
+    Attributes:
+        claims: that were judged.
+        in_force: the policy that judged them.
+        protocol_class: ``v1`` or ``legacy``.
+        event_log_hash: SHA-256 of the event log sent along, or ``None``.
+    """
+
+    claims: Claims
+    in_force: InForce
+    protocol_class: str
+    event_log_hash: bytes | None = None
+
+    def granted(self, grant: Grant, *, entry_id: bytes, now: int) -> JournalEntry:
+        """The entry of a grant: everything but the keys."""
+        body: dict[str, Value] = {
+            "keys": [path.as_value() for path in grant.paths],
+            "workload": grant.workload,
+            "image": grant.image,
+        }
+        return self._entry("granted", body, grant.reasons, entry_id=entry_id, now=now)
+
+    def denied(self, denial: PolicyError, *, entry_id: bytes, now: int) -> JournalEntry:
+        """The entry of a denial, with every rule that was judged."""
+        reasons = tuple(r for r in denial.reasons if isinstance(r, Reason))
+        body: dict[str, Value] = {"keys": [], "detail": denial.detail}
+        return self._entry(denial.code.value, body, reasons, entry_id=entry_id, now=now)
+
+    def _entry(
+        self,
+        code: str,
+        body: dict[str, Value],
+        reasons: tuple[Reason, ...],
+        *,
+        entry_id: bytes,
+        now: int,
+    ) -> JournalEntry:
+        claims, in_force = self.claims, self.in_force
+        shared: dict[str, Value] = {
+            "evidence_hash": claims.evidence_hash,
+            "claims_digest": digest(Label.CLAIMS, claims.as_value()),
+            "event_log_hash": self.event_log_hash,
+            "settings_digest": in_force.settings_digest,
+            "policy": [in_force.version, in_force.digest],
+            "single_verifier": claims.single_verifier,
+            "reasons": [[r.rule, r.expected, r.got, r.satisfied] for r in reasons],
+        }
+        return JournalEntry(
+            entry_id=entry_id,
+            time=now,
+            granted=code == "granted",
+            protocol_class=self.protocol_class,
+            code=code,
+            body=body | shared,
+        )
+
+
+def keep_response(response: bytes) -> bytes:
+    """What is kept of an answer."""
+    return _KEPT_RESPONSE + response
+
+
+def keep_denial(denial: PolicyError) -> bytes:
+    """What is kept of a denial."""
+    return _KEPT_DENIAL + denial.code.value.encode()
+
+
+def kept_answer(kept: bytes) -> bytes:
+    """Give what the journal keeps: the response, or the denial once more.
+
+    Raises:
+        PolicyError: the denial.
+        ServiceError: ``journal_failed``, where it keeps no answer of ours.
+    """
+    if kept[:1] == _KEPT_RESPONSE:
+        return kept[1:]
+    try:
+        code = Code(kept.removeprefix(_KEPT_DENIAL).decode())
+    except ValueError as e:
+        # The journal lies outside the TEE.
+        detail = "what is kept for this nonce is no answer of ours"
+        raise ServiceError(Code.JOURNAL_FAILED, detail) from e
+    raise PolicyError(code, "denied before, in answer to this very request")

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a policy in force to the provider that decides by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+
+from tightseal.audit.journal import SqliteJournal
+from tightseal.evidence.agreement import Disagreement
+from tightseal.evidence.cache import ResultCache
+from tightseal.evidence.verify import EvidenceVerifier
+from tightseal.model.collateral import CollateralSource
+from tightseal.model.labels import Label
+from tightseal.model.ports import RootPlatform
+from tightseal.model.provider import ProviderIdentity, sidecar_keyring_id
+from tightseal.model.roots import TrustedRoots
+from tightseal.model.secret import Secret
+from tightseal.platform.attested import AttestedKeys
+from tightseal.release import Provider
+from tightseal.release.memory import Memory
+from tightseal.release.policy import InForce
+from tightseal.service.current import Built
+from tightseal.service.guarding import WatchedGuard
+from tightseal.service.metrics import Metrics
+from tightseal.service.sources import Staple
+from tightseal.service.state import own_secret
+from tightseal.state.nonces import NonceMint
+
+__all__ = ["ProviderMaker"]
+
+log = structlog.get_logger("tightseal.compose")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderMaker:
+    """Everything that stays the same whatever policy comes into force."""
+
+    platform: RootPlatform
+    roots: TrustedRoots
+    source: CollateralSource
+    guard: WatchedGuard
+    result_cache: ResultCache
+    seed: Secret
+    journal: SqliteJournal
+    memory: Memory | None
+    signed_time: Callable[[], int]
+    metrics: Metrics
+
+    def __call__(self, in_force: InForce, before: Built | None) -> Built:
+        """The provider of a policy; parts that would be the same are taken over."""
+        if before is not None and before.serves(in_force):
+            verifier, attested = before.verifier, before.attested
+        else:
+            verifier = self._verifier(in_force)
+            attested = self._attested(in_force, verifier)
+        provider = Provider(
+            in_force=in_force,
+            verifier=verifier,
+            platform=self.platform,
+            attested=attested,
+            mint=self._mint(in_force),
+            recorder=self.journal,
+            memory=self.memory,
+            signed_time=self.signed_time,
+            staple=Staple(attested, self.source),
+            stage=self.metrics.stage,
+        )
+        if in_force.version is not None:
+            log.info(
+                "policy_in_force",
+                version=in_force.version,
+                digest=(in_force.digest or b"").hex(),
+                settings_digest=in_force.settings_digest.hex(),
+                expires_at=in_force.expires_at,
+            )
+        return Built(in_force, provider, verifier, attested)
+
+    def _verifier(self, in_force: InForce) -> EvidenceVerifier:
+        return EvidenceVerifier(
+            roots=self.roots,
+            source=self.source,
+            cache=self.result_cache,
+            mode=in_force.settings.verifier,
+            exceptions=frozenset(in_force.settings.verifier_exceptions),
+            guard=self.guard,
+            on_disagreement=partial(_disagreed, self.metrics),
+        )
+
+    def _attested(self, in_force: InForce, verifier: EvidenceVerifier) -> AttestedKeys:
+        return AttestedKeys(
+            platform=self.platform,
+            verifier=verifier,
+            identity=partial(_identity, in_force),
+            seed=self.seed,
+            life=in_force.settings.attested_key_life,
+            grace=in_force.settings.nonce_life,
+        )
+
+    def _mint(self, in_force: InForce) -> NonceMint:
+        return NonceMint(
+            own_secret(self.seed, Label.KDF_NONCE_MAC),
+            life=in_force.settings.nonce_life,
+        )
+
+
+def _identity(in_force: InForce, tee: str, measurement: bytes) -> ProviderIdentity:
+    return ProviderIdentity(
+        tee=tee,
+        measurement=measurement,
+        keyring_id=sidecar_keyring_id(),
+        policy_root=in_force.policy_root,
+        settings_digest=in_force.settings_digest,
+    )
+
+
+def _disagreed(metrics: Metrics, found: Disagreement) -> None:
+    metrics.disagreement(found.rule or "unexplained")
+    log.warning(
+        "verifiers_disagree",
+        conflict=found.conflict,
+        rule=found.rule,
+        native=found.native,
+        qvl=found.qvl,
+        evidence_hash=found.evidence_hash.hex(),
+    )
