@@ -33,8 +33,15 @@ from tightseal.model.claims import (
 from tightseal.model.keypath import Authority, IdentityKind, KeyRequest
 from tightseal.model.settings import PlatformRule
 from tightseal.policy.compile import Policy, compile_policy
-from tightseal.policy.document import Document, ImageRules, KeyRules, WorkloadRules
+from tightseal.policy.document import (
+    Document,
+    ImageRules,
+    KeyRules,
+    UsageRules,
+    WorkloadRules,
+)
 from tightseal.policy.engine import Circumstances, decide
+from tightseal.policy.eventlog import EventFacts, LogFormat
 from tightseal.policy.fields import MEASUREMENT_BYTES
 from tightseal.policy.lint import lint
 from tightseal.policy.read import Parsed, Text, parse
@@ -46,6 +53,7 @@ HERE = PlatformIdentity(ppid=b"p" * 16, piid=b"i" * 16)
 CIRCUMSTANCES = Circumstances(Authority("policy_root", b"r" * 64), HERE, DOMAIN)
 DISK = (KeyRequest("disk"),)
 SELECTED = ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "td_attributes")
+PINNED = ("mrtd", "rtmr0", "rtmr1", "rtmr2", "td_attributes")
 ASKED = 256
 IN_ONE_TEXT = 1000
 
@@ -91,6 +99,49 @@ def documents(count: int) -> list[Parsed]:
     """``count`` workloads as one typed document."""
     rules = tuple(workload(number) for number in range(count))
     return [Parsed(Text("bench", ""), Document(version=1, workload=rules))]
+
+
+def compose_hash(number: int) -> bytes:
+    """Of one application among many on one base system."""
+    return hashlib.sha256(str(number).encode()).digest()
+
+
+def application(number: int) -> WorkloadRules:
+    """A workload that its compose hash tells apart, with a usage rule."""
+    image = ImageRules(
+        label="2026-10",
+        measurements={n: value(n, number).hex() for n in PINNED},
+        events={"compose-hash": compose_hash(number).hex()},
+    )
+    return WorkloadRules(
+        name=f"application-{number}",
+        identity=IdentityKind.NAMED,
+        tee=Tee.TDX,
+        image=(image,),
+        key=(KeyRules(purpose="disk", usage=UsageRules(per_hour=10)),),
+    )
+
+
+def deciding_by_log(count: int) -> Callable[[], object]:
+    """A call that decides for one of ``count`` applications by its event log."""
+    rules = tuple(application(number) for number in range(count))
+    document = Document(version=1, workload=rules)
+    policy = compile_policy([Parsed(Text("bench", ""), document)])
+    asked = claims(0)
+    identity = {"compose-hash": compose_hash(count // 2)}
+    events = EventFacts(LogFormat.DSTACK, {}, (), boundary=True, identity=identity)
+
+    def call() -> object:
+        return decide(
+            asked,
+            keys=DISK,
+            policy=policy,
+            circumstances=CIRCUMSTANCES,
+            now=NOW,
+            events=events,
+        )
+
+    return call
 
 
 def deciding(policy: Policy, asked: Sequence[Claims]) -> Callable[[], object]:
@@ -164,6 +215,7 @@ def measure(count: int) -> list[Row]:
         for i, call in enumerate(calls):
             best[i] = min(best[i], best_seconds(call, repeat=2 * ASKED, rounds=1))
     denial = best_seconds(denying(many, claims(count + 1)), repeat=50)
+    by_log = best_seconds(deciding_by_log(min(count, 1000)), repeat=ASKED)
     start = perf_counter()
     lint(documents(1000), now=NOW)
     lint_seconds = perf_counter() - start
@@ -171,6 +223,7 @@ def measure(count: int) -> list[Row]:
         at_most("decision, 1 workload", best[0] * 1e6, "us", 50),
         at_most(f"decision, {count} workloads", best[1] * 1e6, "us", 60),
         at_most("ratio", best[1] / best[0], "x", 1.2),
+        figure("decision by event log, with a usage rule", by_log * 1e6, "us"),
         figure(f"denial with the nearest image, {count}", denial * 1e6, "us"),
         figure(f"compile {count} workloads", seconds, "s"),
         figure(f"memory of {count} workloads", kept / 2**20, "MiB"),

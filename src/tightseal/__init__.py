@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from tightseal.guest.exchange import Terms
     from tightseal.guest.pins import ProviderPin, read_pin
     from tightseal.model.claims import Claims
-    from tightseal.model.keypath import KeyRequest
+    from tightseal.model.keypath import KeyPart, KeyRequest, KeyType
     from tightseal.release import Provider
 
 __all__ = [
@@ -52,8 +52,10 @@ __all__ = [
     "CollateralError",
     "EvidenceError",
     "FileSource",
+    "KeyPart",
     "KeyReleaseError",
     "KeyRequest",
+    "KeyType",
     "PolicyError",
     "Provider",
     "ProviderPin",
@@ -70,7 +72,9 @@ _HOMES: Final = {
     "Claims": "tightseal.model.claims",
     "Client": "tightseal.guest.client",
     "FileSource": "tightseal.collateral.bundle",
+    "KeyPart": "tightseal.model.keypath",
     "KeyRequest": "tightseal.model.keypath",
+    "KeyType": "tightseal.model.keypath",
     "Provider": "tightseal.release",
     "ProviderPin": "tightseal.guest.pins",
     "Terms": "tightseal.guest.exchange",

@@ -7,18 +7,15 @@ Every line is an expectation: the demonstration fails where one does not hold.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
-from rich.console import Console
 from rich.markup import escape
 
 from tightseal.collateral.bundle import FileSource
@@ -26,11 +23,10 @@ from tightseal.errors import Code, TightsealError
 from tightseal.evidence.cache import ResultCache
 from tightseal.evidence.roots import VENDOR_ROOTS, with_simulated
 from tightseal.evidence.verify import EvidenceVerifier
-from tightseal.guest.response import ReleasedKeys
 from tightseal.model.claims import Claims
-from tightseal.model.keypath import KeyRequest
-from tightseal.model.ports import EvidenceSource
 from tightseal.model.wire import CHALLENGE_PATH, KEYS_PATH
+from tightseal_sim.demo_policy import show_policy
+from tightseal_sim.demo_report import Report, fetch, fingerprint
 from tightseal_sim.intel.td import TdImage
 from tightseal_sim.scene import Provider, Scene
 from tightseal_sim.sources import WorldSource
@@ -39,64 +35,6 @@ if TYPE_CHECKING:
     from tightseal_sim.intel.td import SimTd
 
 __all__ = ["main"]
-
-DISK = KeyRequest("disk")
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One expectation, and how it went."""
-
-    text: str
-    got: str
-    held: bool
-
-
-class Report:
-    """Prints lines as they come, and remembers whether all held."""
-
-    def __init__(self, *, as_json: bool) -> None:
-        self.lines: list[Line] = []
-        self._as_json = as_json
-        self.console = Console(stderr=as_json, highlight=False, soft_wrap=True)
-
-    def heading(self, text: str) -> None:
-        """A part of the demonstration begins."""
-        self.console.print(f"\n[bold]{escape(text)}[/bold]")
-
-    def say(self, text: str, got: str = "", *, held: bool = True) -> None:
-        """One line: what happened, what came out, and whether it was expected."""
-        self.lines.append(Line(text, got, held))
-        mark = "[green]ok[/green]" if held else "[bold red]NO[/bold red]"
-        self.console.print(f"  {mark}  {escape(text):<58} [cyan]{escape(got)}[/cyan]")
-
-    def refused(self, text: str, code: Code, attempt: Callable[[], object]) -> None:
-        """An attempt that must end with exactly this code."""
-        try:
-            attempt()
-        except TightsealError as error:
-            got = getattr(error, "refusal", None) or error.code
-            self.say(text, f"refused: {got}", held=str(got) == code.value)
-        else:
-            self.say(text, "NOT refused", held=False)
-
-    def finish(self) -> int:
-        """Print the result; 0 where every expectation held."""
-        held = all(line.held for line in self.lines)
-        if self._as_json:
-            rows = [
-                {"text": line.text, "got": line.got, "held": line.held}
-                for line in self.lines
-            ]
-            json.dump({"held": held, "lines": rows}, sys.stdout, indent=1)
-            print()  # noqa: T201
-        count = len(self.lines)
-        self.console.print(
-            f"\n[bold green]All {count} expectations held.[/bold green]\n"
-            if held
-            else "\n[bold red]Not every expectation held.[/bold red]\n"
-        )
-        return 0 if held else 1
 
 
 class Tamper(httpx.BaseTransport):
@@ -122,22 +60,6 @@ class Tamper(httpx.BaseTransport):
             headers={"content-type": kind},
             stream=httpx.ByteStream(changed),
         )
-
-
-def fingerprint(keys: ReleasedKeys) -> str:
-    """A short name for a key that does not give it away."""
-    key = keys.get("disk").reveal()
-    return "key " + hashlib.sha256(b"demo fingerprint" + key).hexdigest()[:16]
-
-
-def _fetch(
-    stage: Scene,
-    provider: Provider,
-    source: EvidenceSource,
-    transport: httpx.BaseTransport | None = None,
-) -> ReleasedKeys:
-    with stage.client(provider, source, transport=transport) as client:
-        return client.keys(DISK)
 
 
 def _world(report: Report, stage: Scene, provider: Provider) -> None:
@@ -168,13 +90,13 @@ def _verify(report: Report, stage: Scene, td: SimTd) -> None:
 def _release(report: Report, stage: Scene, provider: Provider, image: TdImage) -> None:
     report.heading("The same workload gets the same key, and nobody else does")
     machine = stage.world.intel.platform("machine-a")
-    first = fingerprint(_fetch(stage, provider, machine.launch_td(image)))
+    first = fingerprint(fetch(stage, provider, machine.launch_td(image)))
     report.say("the TD gets its key, sealed to it alone", first)
-    again = fingerprint(_fetch(stage, provider, machine.launch_td(image)))
+    again = fingerprint(fetch(stage, provider, machine.launch_td(image)))
     report.say("after a restart it gets the same key", again, held=again == first)
     kernel = bytes([image.kernel[0] ^ 1]) + image.kernel[1:]
     changed = machine.launch_td(replace(image, kernel=kernel))
-    other = fingerprint(_fetch(stage, provider, changed))
+    other = fingerprint(fetch(stage, provider, changed))
     report.say(
         "with one changed bit of kernel it gets another", other, held=other != first
     )
@@ -189,13 +111,13 @@ def _refusals(report: Report, stage: Scene, provider: Provider, image: TdImage) 
     report.refused(
         "a debug TD, which the host can read",
         Code.DEBUG_ENABLED,
-        lambda: _fetch(stage, provider, debug),
+        lambda: fetch(stage, provider, debug),
     )
     elsewhere = stage.world.intel.platform("machine-b").launch_td(image)
     report.refused(
         "the same TD on another machine",
         Code.PLATFORM_MISMATCH,
-        lambda: _fetch(stage, provider, elsewhere),
+        lambda: fetch(stage, provider, elsewhere),
     )
     _relay(report, stage, provider, td)
 
@@ -211,13 +133,13 @@ def _refusals(report: Report, stage: Scene, provider: Provider, image: TdImage) 
     report.refused(
         "a response that the host changed",
         Code.RESPONSE_INVALID,
-        lambda: _fetch(stage, provider, td, Tamper(flip)),
+        lambda: fetch(stage, provider, td, Tamper(flip)),
     )
 
 
 def _replay(report: Report, stage: Scene, provider: Provider, td: SimTd) -> None:
     wire = Tamper()
-    _fetch(stage, provider, td, wire)
+    fetch(stage, provider, td, wire)
     request, response = wire.requests[KEYS_PATH], wire.responses[KEYS_PATH]
     address = provider.url + KEYS_PATH
     headers = {"content-type": "application/json"}
@@ -237,7 +159,7 @@ def _replay(report: Report, stage: Scene, provider: Provider, td: SimTd) -> None
 
 def _relay(report: Report, stage: Scene, provider: Provider, td: SimTd) -> None:
     kept = Tamper()
-    _fetch(stage, provider, td, kept)
+    fetch(stage, provider, td, kept)
     old = kept.responses[CHALLENGE_PATH]
 
     def swap(path: str, body: bytes) -> bytes:
@@ -246,14 +168,14 @@ def _relay(report: Report, stage: Scene, provider: Provider, td: SimTd) -> None:
     report.refused(
         "a challenge relayed from another exchange",
         Code.CHALLENGE_INVALID,
-        lambda: _fetch(stage, provider, td, Tamper(swap)),
+        lambda: fetch(stage, provider, td, Tamper(swap)),
     )
     twin = stage.provider("twin", release={"nonce_life": 60})
     pinned = replace(twin, pin=provider.pin)
     report.refused(
         "the genuine provider with settings of the host's own",
         Code.PROVIDER_IDENTITY_MISMATCH,
-        lambda: _fetch(stage, pinned, td),
+        lambda: fetch(stage, pinned, td),
     )
 
 
@@ -310,6 +232,7 @@ def main() -> int:
             _verify(report, stage, td)
             _release(report, stage, provider, image)
             _refusals(report, stage, provider, image)
+            show_policy(report, stage, image)
             _real(report, arguments.vectors)
         except TightsealError as error:
             report.say(str(error), f"remedy: {error.info.remedy}", held=False)

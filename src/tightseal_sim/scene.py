@@ -31,10 +31,11 @@ from tightseal.evidence.roots import VENDOR_ROOTS, with_simulated
 from tightseal.guest.client import Client
 from tightseal.guest.collateral import judge_with, online
 from tightseal.guest.exchange import Terms
-from tightseal.guest.pins import ProviderPin
+from tightseal.guest.pins import ProviderPin, RootedIdentity
 from tightseal.model.exchange import Kem
 from tightseal.model.ports import EvidenceSource
 from tightseal.model.provider import ProviderIdentity, sidecar_keyring_id
+from tightseal.model.wire_operator import ACTIONS_PATH, POLICY_PATH
 from tightseal.service.load import parse_settings
 from tightseal.service.settings import Settings
 from tightseal_sim.door import PROVIDER_ENCLAVE
@@ -82,6 +83,19 @@ class Provider:
     process: subprocess.Popen[bytes]
     pin: ProviderPin
 
+    def publish(self, bundle: bytes) -> httpx.Response:
+        """Send a signed bundle, as ``tightseal policy publish`` does."""
+        return self._send(POLICY_PATH, bundle)
+
+    def act(self, action: bytes) -> httpx.Response:
+        """Send a signed action, as ``tightseal action submit`` does."""
+        return self._send(ACTIONS_PATH, action)
+
+    def _send(self, path: str, body: bytes) -> httpx.Response:
+        return httpx.post(
+            f"{self.url}{path}", content=body, timeout=30.0, trust_env=False
+        )
+
     def stop(self) -> None:
         """Ask the provider to drain and end; kill it where it does not."""
         if self.process.poll() is not None:
@@ -93,8 +107,11 @@ class Provider:
             self.process.kill()
             self.process.wait(STOP_SECONDS)
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, path: str = "/readyz") -> None:
         """Wait until the provider says that it is ready.
+
+        Args:
+            path: ``/healthz``, where it can answer before it can release.
 
         Raises:
             PlatformError: ``platform_failed``, with the end of its log.
@@ -104,7 +121,7 @@ class Provider:
             if self.process.poll() is not None:
                 break
             with contextlib.suppress(httpx.HTTPError):
-                answer = httpx.get(f"{self.url}/readyz", timeout=2.0, trust_env=False)
+                answer = httpx.get(f"{self.url}{path}", timeout=2.0, trust_env=False)
                 if answer.status_code == httpx.codes.OK:
                     return
             time.sleep(0.05)
@@ -158,6 +175,8 @@ class Scene:
         machine: str = "machine-a",
         release: Mapping[str, Any] | None = None,
         host: Mapping[str, Any] | None = None,
+        policy_root: bytes | None = None,
+        bundle: bytes | None = None,
     ) -> Provider:
         """Start a provider and wait until it is ready.
 
@@ -166,6 +185,9 @@ class Scene:
             machine: the simulated machine that it stands on.
             release: release settings besides the simulated root.
             host: host settings besides addresses, folders and platform.
+            policy_root: the pinned policy root; without a first bundle the provider is
+                not ready yet.
+            bundle: a signed bundle, put where the provider looks for one.
 
         Raises:
             PlatformError: ``platform_failed``, where it does not get ready.
@@ -176,6 +198,11 @@ class Scene:
         config, log = folder / "tightseal.toml", folder / "log"
         ports = free_port(), free_port()
         root = base64.b64encode(self.world.intel.root_certificate).decode()
+        rooted = {} if policy_root is None else {"policy_root": policy_root.hex()}
+        signed: dict[str, Any] = {}
+        if bundle is not None:
+            (folder / "policy.tsb").write_bytes(bundle)
+            signed = {"policy_bundle": str(folder / "policy.tsb")}
         document: dict[str, Any] = {
             "host": {
                 "listen": f"127.0.0.1:{ports[0]}",
@@ -188,9 +215,10 @@ class Scene:
                     **self._latency(),
                 },
                 "collateral": {"pccs": [self.pccs_url]},
+                **signed,
                 **(host or {}),
             },
-            "release": {"simulated_roots": [root], **(release or {})},
+            "release": {"simulated_roots": [root], **rooted, **(release or {})},
         }
         config.write_text(_toml(document))
         with log.open("wb") as sink:
@@ -211,7 +239,8 @@ class Scene:
             pin=self.pin_of(settings),
         )
         self._providers.append(provider)
-        provider.wait_ready()
+        waits = policy_root is not None and bundle is None
+        provider.wait_ready("/healthz" if waits else "/readyz")
         return provider
 
     def _latency(self) -> dict[str, Any]:
@@ -222,14 +251,25 @@ class Scene:
     def pin_of(self, settings: Settings) -> ProviderPin:
         """What a workload's image pins: known from image and settings alone."""
         domain = str(self.world.intel.trusted_root.trust_domain)
-        return ProviderPin(
-            identity=ProviderIdentity(
+        measurement = EnclaveImage(name=PROVIDER_ENCLAVE).mr_enclave
+        identity: ProviderIdentity | RootedIdentity
+        if settings.release.policy_root:
+            identity = RootedIdentity(
                 tee="sgx",
-                measurement=EnclaveImage(name=PROVIDER_ENCLAVE).mr_enclave,
+                measurement=measurement,
+                keyring_id=sidecar_keyring_id(),
+                policy_root=bytes.fromhex(settings.release.policy_root),
+            )
+        else:
+            identity = ProviderIdentity(
+                tee="sgx",
+                measurement=measurement,
                 keyring_id=sidecar_keyring_id(),
                 policy_root=None,
                 settings_digest=settings.release.digest(),
-            ),
+            )
+        return ProviderPin(
+            identity=identity,
             trust_domains=frozenset({domain}),
             allow_simulated=True,
         )

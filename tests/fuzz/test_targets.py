@@ -34,6 +34,7 @@ run.child("broken", 1000, 1, Path({folder!r}))
 
 def test_every_parser_has_a_target() -> None:
     assert set(fuzzing.TARGETS) == {
+        "action",
         "canonical",
         "chain",
         "collateral",
@@ -44,6 +45,7 @@ def test_every_parser_has_a_target() -> None:
         "hcl",
         "pck_extension",
         "pin",
+        "policy_bundle",
         "qe_identity",
         "quote",
         "settings",

@@ -32,7 +32,12 @@ COMMANDS: Final = (
     (
         "policy",
         "tightseal.cli.policy:policy_app",
-        "Write, check, test, compare and explain policy documents.",
+        "Write, check, explain, sign and publish policies.",
+    ),
+    (
+        "action",
+        "tightseal.cli.action:action_app",
+        "Sign what a running provider is asked for, and submit it.",
     ),
     ("config", "tightseal.cli.config:config_app", "Show and check settings."),
     ("audit", "tightseal.cli.audit:audit_app", "Show what a provider decided."),

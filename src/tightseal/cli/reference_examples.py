@@ -13,6 +13,7 @@ from tightseal.model.claims import Tee
 from tightseal.model.exchange import (
     ChallengeBody,
     Kem,
+    KeyFacts,
     Transcript,
     quote_proof_report_data,
     response_body,
@@ -21,8 +22,10 @@ from tightseal.model.keypath import (
     Authority,
     IdentityKind,
     Kdf,
+    KeyPart,
     KeyPath,
     KeyRequest,
+    KeyType,
     ProtocolClass,
     WorkloadBinding,
 )
@@ -76,10 +79,13 @@ def exchange_example() -> str:
     signed = response_body(
         transcript_hash=transcript.hash_with(EVIDENCE),
         envelopes=(envelope,),
+        keys=(KeyFacts(KeyType.RAW, KeyPart.PRIVATE, 0),),
         entry_id=b"\x88" * 16,
         issued_at=ISSUED_AT,
         single_verifier=False,
         trust_domain="intel",
+        policy=None,
+        anchor=None,
     )
     rows = (
         ("keyring id of the sidecar", sidecar_keyring_id()),

@@ -20,6 +20,7 @@ from tightseal.evidence.intel.verifier import CHECKS as INTEL_CHECKS
 from tightseal.evidence.roots import VENDOR_KEYS, root_key_id
 from tightseal.evidence.snp.verifier import CHECKS as SNP_CHECKS
 from tightseal.guest.challenge import CHALLENGE_CHECKS
+from tightseal.guest.public_key import PUBLIC_KEY_CHECKS
 from tightseal.guest.response import RESPONSE_CHECKS
 from tightseal.model.claims import MEASUREMENT_NAMES
 from tightseal.model.labels import Label
@@ -109,8 +110,12 @@ def snp_checks() -> str:
 
 
 def client_checks() -> str:
-    """The checks of a client, of the challenge and of the response."""
-    rows = [("challenge", CHALLENGE_CHECKS), ("response", RESPONSE_CHECKS)]
+    """The checks of a client, for all that a provider tells it."""
+    rows = [
+        ("challenge", CHALLENGE_CHECKS),
+        ("response", RESPONSE_CHECKS),
+        ("public half", PUBLIC_KEY_CHECKS),
+    ]
     return table(
         ("Of the", "In this order"),
         ((what, ", ".join(_code(name) for name, _ in checks)) for what, checks in rows),

@@ -47,6 +47,7 @@ EXIT_UNREADABLE: Final = 2
 
 UNREADABLE_CODES: Final = frozenset(
     {
+        Code.ACTION_MALFORMED,
         Code.EVIDENCE_UNREADABLE,
         Code.EVIDENCE_TOO_LARGE,
         Code.EVIDENCE_KIND_UNSUPPORTED,

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any, cast
 
 from tightseal.errors import TightsealError
+from tightseal.model.settings import ReleaseSettings
 from tightseal.service.connections import ByteBudget, ConnectionTable, Phase
 from tightseal.service.framed import FramedProtocol, decode_request
 from tightseal.service.front import Front
@@ -42,6 +43,9 @@ class Provider:
         assert isinstance(quote, bytes)
         assert now
         return Answer()
+
+    def settings(self) -> ReleaseSettings:
+        return SETTINGS.release
 
 
 class Transport(asyncio.Transport):

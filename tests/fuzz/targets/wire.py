@@ -4,9 +4,11 @@
 from fuzz_scenes import cast
 
 from tightseal.model import wire
-from tightseal.model.exchange import ChallengeBody, Kem
-from tightseal.model.keypath import KeyRequest
+from tightseal.model.exchange import ChallengeBody, Kem, KeyFacts, PolicyInForce
+from tightseal.model.keypath import KeyPart, KeyRequest, KeyType
 from tightseal.model.provider import AttestedKeyBinding, ProviderIdentity
+from tightseal.model.public_key import PublicKeyBody, PublicKeyQuestion
+from tightseal.model.state import AnchorClass
 from tightseal.model.wire_collateral import IntelCollateralJson, SnpCertificatesJson
 
 KINDS = (
@@ -16,6 +18,8 @@ KINDS = (
     wire.KeysResponse,
     wire.Problem,
     wire.InfoResponse,
+    wire.PublicKeyRequest,
+    wire.PublicKeyResponse,
 )
 
 
@@ -38,6 +42,21 @@ def _challenge() -> wire.ParsedChallenge:
     )
 
 
+def _public_key(challenge: wire.ParsedChallenge) -> wire.ParsedPublicKey:
+    body = PublicKeyBody(
+        binding=challenge.body.binding,
+        question=PublicKeyQuestion("acme", "web", "signing", "a", b"c" * 32),
+        key_type=KeyType.P256,
+        generation=1,
+        public_key=b"\2" * 33,
+        trust_domain="intel",
+        issued_at=1,
+        policy=PolicyInForce(7, b"d" * 32),
+        provider_evidence_hash=b"e" * 32,
+    )
+    return wire.ParsedPublicKey(body, b"s" * 64, b"evidence", None, simulated=False)
+
+
 def seeds() -> list[bytes]:
     request = wire.ParsedKeysRequest(
         nonce=b"n" * 56,
@@ -51,6 +70,7 @@ def seeds() -> list[bytes]:
     )
     response = wire.ParsedKeysResponse(
         envelopes=(b"e" * 80,),
+        keys=(KeyFacts(KeyType.ED25519, KeyPart.PUBLIC, 0),),
         transcript_hash=b"t" * 64,
         entry_id=b"i" * 16,
         issued_at=1,
@@ -58,18 +78,28 @@ def seeds() -> list[bytes]:
         public_key=b"p" * 32,
         single_verifier=False,
         trust_domain="intel",
+        policy=PolicyInForce(7, b"d" * 32),
+        anchor=AnchorClass.NONE,
         quote=b"quote",
     )
     nonce = b'{"version":1,"client_nonce":"' + b"A" * 43 + b'","collateral":true}'
     problem = b'{"type":"t","title":"t","status":400,"code":"c","instance":null}'
+    challenge = _challenge()
+    public_key = _public_key(challenge)
+    asked = wire.PublicKeyRequest.of(public_key.body.question, collateral=True)
     bodies = (
         nonce,
-        wire.encode_json(wire.ChallengeResponse.of(_challenge())),
+        wire.encode_json(wire.ChallengeResponse.of(challenge)),
         wire.encode_json(wire.KeysRequest.of(request)),
         wire.encode_json(wire.KeysResponse.of(response)),
         problem,
     )
-    return [bytes([at]) + body for at, body in enumerate(bodies)]
+    public = (
+        wire.encode_json(asked),
+        wire.encode_json(wire.PublicKeyResponse.of(public_key)),
+    )
+    whole = [*enumerate(bodies), *enumerate(public, start=6)]
+    return [bytes([at]) + body for at, body in whole]
 
 
 def one(data: bytes) -> None:
@@ -81,6 +111,9 @@ def one(data: bytes) -> None:
     parsed = value.parsed()  # type: ignore[attr-defined]
     if isinstance(parsed, wire.ParsedKeysRequest):
         assert wire.KeysRequest.of(parsed).parsed() == parsed
+    if isinstance(parsed, wire.ParsedPublicKey):
+        again = wire.PublicKeyResponse.of(parsed).parsed()
+        assert again.body.to_sign() == parsed.body.to_sign()
     if isinstance(parsed, wire.ParsedChallenge) and parsed.stapled is not None:
         assert isinstance(parsed.stapled, IntelCollateralJson | SnpCertificatesJson)
         parsed.stapled.parsed()
