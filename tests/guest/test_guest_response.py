@@ -410,7 +410,7 @@ def test_evidence_and_event_log_have_bounds() -> None:
 
 def test_the_checks_have_distinct_names() -> None:
     names = [name for name, _ in RESPONSE_CHECKS]
-    assert len(set(names)) == len(names) == 7
+    assert len(set(names)) == len(names) == 8
 
 
 @given(body=st.binary(max_size=1000))

@@ -183,7 +183,7 @@ def workloads(draw: st.DrawFn, name: str) -> dict[str, Any]:
     }
 
 
-POLICIES = st.integers(1, 3).flatmap(
+POLICIES = st.sampled_from([1, 1, 1, 2, 3]).flatmap(
     lambda count: st.tuples(*(workloads(f"w{i}") for i in range(count)))
 )
 

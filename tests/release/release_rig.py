@@ -27,6 +27,7 @@ from tightseal.model.settings import ReleaseSettings
 from tightseal.model.wire import ChallengeRequest, decode_json, encode_json
 from tightseal.platform.attested import AttestedKeys
 from tightseal.release import InForce, Provider
+from tightseal.release.roots import PlatformRoots
 from tightseal.state.nonces import NonceMint
 from tightseal_sim.door import PROVIDER_ENCLAVE
 from tightseal_sim.intel.enclave import EnclaveImage
@@ -113,6 +114,7 @@ class Rig:
             in_force=InForce.builtin(self.settings),
             verifier=verifier,
             platform=self.platform,
+            roots=PlatformRoots(self.platform),
             attested=self.attested,
             mint=NonceMint(
                 Secret(self.seed[::-1] + b"mac"), life=self.settings.nonce_life

@@ -17,7 +17,7 @@ from tightseal.guest.pins import ProviderPin, RootedIdentity
 from tightseal.guest.response import ReleasedKeys
 from tightseal.model.exchange import Kem
 from tightseal.model.keypath import IdentityKind, KeyRequest
-from tightseal.model.ports import EvidenceSource, RootPlatform
+from tightseal.model.ports import EvidenceSource, KeyRoots, RootPlatform
 from tightseal.model.provider import ProviderIdentity, sidecar_keyring_id
 from tightseal.model.secret import Secret
 from tightseal.model.settings import ReleaseSettings
@@ -30,6 +30,7 @@ from tightseal.policy.start import from_claims, render
 from tightseal.release import Provider
 from tightseal.release.memory import Memory
 from tightseal.release.policy import InForce, PolicyKeeper
+from tightseal.release.roots import PlatformRoots
 from tightseal.state.nonces import NonceMint
 from tightseal.state.seal import Sealer
 from tightseal.state.sqlite import SqliteEngine
@@ -79,6 +80,7 @@ class Rooted:
     store: StateStore
     platform: RootPlatform
     now: int = NOW
+    roots: KeyRoots | None = None
     measured: ReleaseSettings = field(init=False)
     keeper: PolicyKeeper = field(init=False)
 
@@ -120,6 +122,7 @@ class Rooted:
             in_force=in_force,
             verifier=verifier,
             platform=self.platform,
+            roots=self.roots or PlatformRoots(self.platform),
             attested=AttestedKeys(
                 platform=self.platform,
                 verifier=verifier,

@@ -527,7 +527,7 @@ def test_no_repr_shows_a_secret(plain: Rig, td: SimTd) -> None:
             plain.attested,
             plain.attested.current(now=NOW),
             plain.provider,
-            plain.provider._root,
+            plain.provider._roots.root(0),
         )
     )
     for secret in (key, plain.seed, plain.platform.sealing_key().reveal()):

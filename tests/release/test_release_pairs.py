@@ -31,6 +31,7 @@ from tightseal.model.settings import ReleaseSettings
 from tightseal.model.wire import PublicKeyRequest, decode_json, encode_json
 from tightseal.policy.compile import load_policy
 from tightseal.release import InForce, Provider
+from tightseal.release.roots import PlatformRoots
 from tightseal.state.nonces import NonceMint
 from tightseal_sim.intel.td import SimTd, TdImage
 from tightseal_sim.world import World
@@ -102,6 +103,7 @@ class PolicyRig(Rig):
             ),
             verifier=verifier_of(self.world),
             platform=self.platform,
+            roots=PlatformRoots(self.platform),
             attested=self.attested,
             mint=NonceMint(Secret(b"m" * 32), life=self.settings.nonce_life),
             recorder=self.journal,

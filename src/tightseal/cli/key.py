@@ -23,6 +23,7 @@ from tightseal.guest.pins import read_pin
 from tightseal.guest.provider import ProviderCollateral
 from tightseal.guest.released import Receipt, ReleasedKey, ReleasedKeys
 from tightseal.model.exchange import Kem
+from tightseal.model.generation import MAX_GENERATION, Generation, GenerationName
 from tightseal.model.keypath import DEFAULT_KEY_BYTES, KeyPart, KeyRequest, KeyType
 from tightseal.model.provider import ProviderIdentity
 from tightseal.model.secret import Secret
@@ -45,6 +46,7 @@ def key(
     label: str = "",
     length: int = DEFAULT_KEY_BYTES,
     part: KeyPart = KeyPart.PRIVATE,
+    generation: str = GenerationName.CURRENT.value,
     out: Path | None = None,
     as_json: Annotated[bool, Parameter("--json")] = False,
     reveal: bool = False,
@@ -71,6 +73,7 @@ def key(
         label: tells several keys of one purpose apart.
         length: of the key, bytes; 32 for key pairs.
         part: of a key pair: the private half, or the public one, which is no secret.
+        generation: which version of the provider's root: current, previous, a number.
         out: new file for the key's bytes, mode 0600.
         as_json: print the receipt as JSON; the key only with --reveal.
         reveal: with --json, print the key too, in hex.
@@ -83,6 +86,7 @@ def key(
         kem: of the envelope.
         proof: whether the provider proves the answer by its attested key or a quote.
     """
+    which = _generation(generation)
     if out is None and not as_json:
         detail = "nowhere to put the key: give --out FILE, or --json"
         raise SettingsError(Code.SETTINGS_INVALID, detail)
@@ -99,10 +103,12 @@ def key(
     log = None if event_log is None else _read(event_log)
     with client:
         keys = client.keys(
-            KeyRequest(purpose, label, length, part), proof=proof, event_log=log
+            KeyRequest(purpose, label, length, part, which),
+            proof=proof,
+            event_log=log,
         )
     with keys:
-        got = keys.key(purpose, label)
+        got = keys.key(purpose, label, generation=which)
         if out is not None:
             _write(out, got.secret)
         if keys.simulated:
@@ -113,6 +119,15 @@ def key(
             what = got.type.value + (", public half" * (part is KeyPart.PUBLIC))
             ui.verdict("released", f"{out} ({what})", tone="yes")
     return ui.EXIT_YES
+
+
+def _generation(text: str) -> Generation:
+    if text in set(GenerationName):
+        return GenerationName(text)
+    if text.isascii() and text.isdigit() and int(text) <= MAX_GENERATION:
+        return int(text)
+    detail = f"--generation {text!r}: expected current, previous or a number"
+    raise SettingsError(Code.SETTINGS_INVALID, detail)
 
 
 def _log_to_stderr() -> None:

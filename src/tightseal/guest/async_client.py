@@ -38,6 +38,7 @@ from tightseal.guest.public_key import (
 )
 from tightseal.guest.released import ReleasedKeys
 from tightseal.model.exchange import CLIENT_NONCE_BYTES
+from tightseal.model.generation import Generation, GenerationName
 from tightseal.model.keypath import DEFAULT_KEY_BYTES, KeyPart, KeyRequest
 from tightseal.model.ports import Clock, EvidenceSource
 from tightseal.model.secret import Secret
@@ -130,10 +131,11 @@ class AsyncClient:
         *,
         length: int = DEFAULT_KEY_BYTES,
         part: KeyPart = KeyPart.PRIVATE,
+        generation: Generation = GenerationName.CURRENT,
     ) -> Secret:
         """Get one key, without its receipt; raises as :meth:`keys`."""
-        released = await self.keys(KeyRequest(purpose, label, length, part))
-        return released.get(purpose, label)
+        released = await self.keys(KeyRequest(purpose, label, length, part, generation))
+        return released.get(purpose, label, generation=generation)
 
     async def public_key(
         self, tenant: str, workload: str, purpose: str, label: str = ""

@@ -36,6 +36,7 @@ from tightseal.guest.public_key import (
 )
 from tightseal.guest.released import ReleasedKeys
 from tightseal.model.exchange import CLIENT_NONCE_BYTES
+from tightseal.model.generation import Generation, GenerationName
 from tightseal.model.keypath import DEFAULT_KEY_BYTES, KeyPart, KeyRequest
 from tightseal.model.ports import Clock, EvidenceSource
 from tightseal.model.secret import Secret
@@ -130,9 +131,11 @@ class Client:
         *,
         length: int = DEFAULT_KEY_BYTES,
         part: KeyPart = KeyPart.PRIVATE,
+        generation: Generation = GenerationName.CURRENT,
     ) -> Secret:
         """Get one key, without its receipt; raises as :meth:`keys`."""
-        return self.keys(KeyRequest(purpose, label, length, part)).get(purpose, label)
+        released = self.keys(KeyRequest(purpose, label, length, part, generation))
+        return released.get(purpose, label, generation=generation)
 
     def public_key(
         self, tenant: str, workload: str, purpose: str, label: str = ""

@@ -28,6 +28,7 @@ from tightseal.model.exchange import (
     Kem,
     Transcript,
 )
+from tightseal.model.generation import MAX_GENERATION, Generation, GenerationName
 from tightseal.model.keypath import (
     MAX_KEY_BYTES,
     MAX_NAME_CHARS,
@@ -90,8 +91,16 @@ def check_requests(keys: tuple[KeyRequest, ...]) -> None:
                 raise _malformed(f"{name!r}: at most {MAX_NAME_CHARS} printable ASCII")
         if not key.purpose:
             raise _malformed("a purpose is empty")
-    if len({(k.purpose, k.label) for k in keys}) != len(keys):
+        _check_generation(key.generation)
+    if len({(k.purpose, k.label, k.generation) for k in keys}) != len(keys):
         raise _malformed("a purpose and label is asked for twice")
+
+
+def _check_generation(asked: Generation) -> None:
+    if isinstance(asked, GenerationName):
+        return
+    if not 0 <= asked <= MAX_GENERATION:
+        raise _malformed(f"generation {asked}, expected 0 to {MAX_GENERATION}")
 
 
 class Exchange:

@@ -9,6 +9,7 @@ from typing import Self
 from tightseal.errors import Code, KeyReleaseError
 from tightseal.keys.pairs import public_half
 from tightseal.model.exchange import PolicyInForce
+from tightseal.model.generation import Generation, GenerationName
 from tightseal.model.keypath import KeyPart, KeyRequest, KeyType
 from tightseal.model.provider import ProviderIdentity
 from tightseal.model.secret import Secret
@@ -99,21 +100,40 @@ class ReleasedKeys:
     simulated: bool
     keys: tuple[ReleasedKey, ...] = field(repr=False)
 
-    def key(self, purpose: str, label: str = "") -> ReleasedKey:
+    def key(
+        self,
+        purpose: str,
+        label: str = "",
+        *,
+        generation: Generation = GenerationName.CURRENT,
+    ) -> ReleasedKey:
         """The key of a purpose and label, with its type.
+
+        Args:
+            purpose: as it was asked for.
+            label: likewise.
+            generation: likewise: in words, or by number.
 
         Raises:
             KeyReleaseError: ``key_path_invalid``, where it was not asked for.
         """
+        wanted = (purpose, label, generation)
         for key in self.keys:
-            if (key.request.purpose, key.request.label) == (purpose, label):
+            asked = key.request
+            if (asked.purpose, asked.label, asked.generation) == wanted:
                 return key
-        detail = f"no key {purpose!r} {label!r} was asked for"
+        detail = f"no key {purpose!r} {label!r} ({generation}) was asked for"
         raise KeyReleaseError(Code.KEY_PATH_INVALID, detail)
 
-    def get(self, purpose: str, label: str = "") -> Secret:
+    def get(
+        self,
+        purpose: str,
+        label: str = "",
+        *,
+        generation: Generation = GenerationName.CURRENT,
+    ) -> Secret:
         """The bytes of a key; raises as :meth:`key`."""
-        return self.key(purpose, label).secret
+        return self.key(purpose, label, generation=generation).secret
 
     def wipe(self) -> None:
         """Overwrite the keys; see ``Secret`` for what Python cannot promise."""

@@ -21,6 +21,7 @@ from tightseal.guest.released import Receipt, ReleasedKey, ReleasedKeys
 from tightseal.keys.pairs import PRIVATE_BYTES, check_public_half
 from tightseal.model.claims import Vendor
 from tightseal.model.exchange import KeyFacts, Transcript, quote_proof_report_data
+from tightseal.model.generation import Generation, GenerationName
 from tightseal.model.keypath import KeyPart, KeyRequest, KeyType
 from tightseal.model.secret import Secret
 from tightseal.model.wire import (
@@ -164,6 +165,21 @@ def _facts(a: _Answer) -> None:
             raise _invalid(f"key {index}: {detail}")
 
 
+def _generations(a: _Answer) -> None:
+    """A generation asked for by number is that one; an older one has a lower number."""
+    said: dict[Generation, int] = {}
+    facts, requests = a.response.keys, a.question.transcript.keys
+    for fact, request in zip(facts, requests, strict=True):
+        asked, got = request.generation, fact.generation
+        by_number = not isinstance(asked, GenerationName)
+        if (by_number and got != asked) or said.setdefault(asked, got) != got:
+            raise _invalid(f"generation {got}, asked for {asked}")
+    current = said.get(GenerationName.CURRENT)
+    previous = said.get(GenerationName.PREVIOUS)
+    if current is not None and previous is not None and previous >= current:
+        raise _invalid(f"generation {previous} before the current {current}")
+
+
 def _signature(a: _Answer) -> None:
     check_signature(
         a.response.public_key,
@@ -191,6 +207,7 @@ RESPONSE_CHECKS: Final[tuple[tuple[str, Callable[[_Answer], None]], ...]] = (
     ("transcript", _transcript),
     ("envelope_count", _count),
     ("key_facts", _facts),
+    ("generations", _generations),
     ("signature", _signature),
     ("issue_time", _time),
     ("not_simulated", _not_simulated),

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Final
 
 from tightseal.model.canonical import Value, digest, labelled
+from tightseal.model.generation import MAX_GENERATION
 from tightseal.model.keypath import KeyPart, KeyPath, KeyRequest, KeyType
 from tightseal.model.labels import Label
 from tightseal.model.provider import AttestedKeyBinding
@@ -32,9 +33,6 @@ PROTOCOL_VERSION: Final = 1
 CLIENT_NONCE_BYTES: Final = 32
 MAX_KEY_REQUESTS: Final = 16
 """Most keys in one exchange."""
-
-MAX_GENERATION: Final = (1 << 32) - 1
-"""Highest version of a root."""
 
 
 class Kem(StrEnum):

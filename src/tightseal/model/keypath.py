@@ -9,6 +9,7 @@ from typing import Final
 
 from tightseal.model.canonical import Value
 from tightseal.model.claims import Tee
+from tightseal.model.generation import Generation, GenerationName
 
 __all__ = [
     "DEFAULT_KEY_BYTES",
@@ -177,13 +178,22 @@ class KeyRequest:
         length: bytes, ``MIN_KEY_BYTES`` to ``MAX_KEY_BYTES``; of a pair, those of its
             private half, whichever part is asked for.
         part: the key itself, or the public half of a pair.
+        generation: which version of the root; in words, or by number.
     """
 
     purpose: str
     label: str = ""
     length: int = DEFAULT_KEY_BYTES
     part: KeyPart = KeyPart.PRIVATE
+    generation: Generation = GenerationName.CURRENT
 
     def as_value(self) -> Value:
-        """The request as a canonical value."""
-        return [self.purpose, self.label, self.length, self.part.value]
+        """The request as a canonical value; a generation is a text or a number."""
+        asked = self.generation
+        return [
+            self.purpose,
+            self.label,
+            self.length,
+            self.part.value,
+            asked.value if isinstance(asked, GenerationName) else asked,
+        ]

@@ -13,12 +13,14 @@ from typing import Protocol, TypeAlias
 
 from tightseal.model.canonical import Value
 from tightseal.model.claims import Claims
+from tightseal.model.generation import Generations
 from tightseal.model.secret import Secret
 
 __all__ = [
     "Clock",
     "EvidenceSource",
     "JournalEntry",
+    "KeyRoots",
     "NonceRedemption",
     "Recorder",
     "RootPlatform",
@@ -64,6 +66,32 @@ class RootPlatform(EvidenceSource, Protocol):
         Raises:
             PlatformError: ``platform_failed``, or ``sealing_key_unavailable`` where the
                 platform has none (TDX).
+        """
+        ...
+
+
+class KeyRoots(Protocol):
+    """What keys are derived from: a platform's sealing key, or an opened keyring."""
+
+    @property
+    def keyring_id(self) -> bytes:
+        """32 bytes; a constant where there is no keyring."""
+        ...
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the roots are of a simulated world."""
+        ...
+
+    def generations(self) -> Generations:
+        """The versions that keys can be derived from, as of now."""
+        ...
+
+    def root(self, generation: int) -> Secret:
+        """The root of a generation, 16 bytes or more; not to be wiped by the caller.
+
+        Raises:
+            KeyReleaseError: ``generation_unknown``.
         """
         ...
 

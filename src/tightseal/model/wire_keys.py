@@ -19,6 +19,7 @@ from tightseal.model.exchange import (
     Transcript,
     response_body,
 )
+from tightseal.model.generation import GenerationName
 from tightseal.model.keypath import (
     DEFAULT_KEY_BYTES,
     MAX_KEY_BYTES,
@@ -82,6 +83,7 @@ class KeyItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         purpose, label: printable ASCII.
         length: bytes; 32 for the purpose of a pair, whichever part is asked for.
         part: the key itself, or the public half of a pair.
+        generation: ``current``, ``previous``, or a number.
     """
 
     purpose: PurposeText
@@ -90,15 +92,24 @@ class KeyItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         DEFAULT_KEY_BYTES
     )
     part: KeyPart = KeyPart.PRIVATE
+    generation: GenerationName | GenerationNumber = GenerationName.CURRENT
 
     @classmethod
     def of(cls, request: KeyRequest) -> KeyItem:
         """Encode a key request."""
-        return cls(request.purpose, request.label, request.length, request.part)
+        return cls(
+            request.purpose,
+            request.label,
+            request.length,
+            request.part,
+            request.generation,
+        )
 
     def parsed(self) -> KeyRequest:
         """The key request."""
-        return KeyRequest(self.purpose, self.label, self.length, self.part)
+        return KeyRequest(
+            self.purpose, self.label, self.length, self.part, self.generation
+        )
 
 
 _Keys = Annotated[

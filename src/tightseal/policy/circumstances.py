@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tightseal.model.claims import PlatformIdentity, TrustDomain
+from tightseal.model.generation import SIDECAR_GENERATIONS, Generations
 from tightseal.model.keypath import Authority, ProtocolClass
 from tightseal.model.settings import LegacyDerivation
 
@@ -21,7 +22,7 @@ class Circumstances:
         provider_platform: the provider's own platform, from its verified quote.
         provider_domain: the trust domain of the provider's own quote.
         protocol_class: the way in.
-        generation: the generation of the root that keys are derived from.
+        generations: of the root that keys are derived from.
         legacy_derivation: how the legacy protocol makes its key.
         root_simulated: whether the root itself is of a simulated platform.
         signed_time: the newest time that others have signed, Unix seconds; what is
@@ -32,7 +33,7 @@ class Circumstances:
     provider_platform: PlatformIdentity
     provider_domain: TrustDomain
     protocol_class: ProtocolClass = ProtocolClass.V1
-    generation: int = 0
+    generations: Generations = SIDECAR_GENERATIONS
     legacy_derivation: LegacyDerivation = LegacyDerivation.CHAIN
     root_simulated: bool = False
     signed_time: int = 0

@@ -55,6 +55,7 @@ def compile_key(rules: KeyRules, identity: IdentityKind, path: Path) -> KeyRule:
         parts=parts,
         published=rules.published,
         adopted=rules.adopted,
+        reach=rules.generations,
         usage=usage,
         windows=windows,
     )

@@ -15,7 +15,7 @@ from tightseal.model.keypath import IdentityKind, Kdf, KeyPart, KeyType, Protoco
 from tightseal.model.settings import PlatformRule
 from tightseal.model.usage import UsageRule
 from tightseal.policy.cedar import CedarRule
-from tightseal.policy.document import TcbRules
+from tightseal.policy.document import Reach, TcbRules
 from tightseal.policy.index import ImageIndex
 from tightseal.policy.presented import Presented
 from tightseal.policy.selection import Selector, exact_values
@@ -93,6 +93,7 @@ class KeyRule:
         parts: what may leave; never the public part of a raw key, which has none.
         published: whether anybody may have public parts, without evidence.
         adopted: whether the key is another path's, put under this name by an action.
+        reach: how far back in the versions of the root.
         usage: what is counted; ``None`` where nothing is.
         windows: when private parts may leave; always, where there are none.
     """
@@ -106,6 +107,7 @@ class KeyRule:
     parts: frozenset[KeyPart]
     published: bool = False
     adopted: bool = False
+    reach: Reach = Reach.ANY
     usage: UsageRule | None = None
     windows: tuple[Window, ...] = ()
 

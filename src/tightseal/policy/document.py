@@ -38,6 +38,7 @@ __all__ = [
     "KeyRules",
     "LoggedRules",
     "PlatformId",
+    "Reach",
     "RoleRules",
     "SelectorRules",
     "SelectorValue",
@@ -100,6 +101,14 @@ class Choice(StrEnum):
 
 class _Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What every table of a document has in common."""
+
+
+class Reach(StrEnum):
+    """How far back in the versions of the root requests may reach."""
+
+    CURRENT = "current"
+    PREVIOUS = "previous"
+    ANY = "any"
 
 
 class SelectorRules(_Rules, frozen=True, kw_only=True):
@@ -215,6 +224,8 @@ class KeyRules(_Rules, frozen=True, kw_only=True):
             workloads only.
         adopted: the key is a measured one that a signed action put under this name;
             without such an action nothing is released.
+        generations: how far back in the versions of the root requests may reach:
+            ``current`` alone, the ``previous`` one too, or ``any`` that still opens.
         usage: how often, when and where.
     """
 
@@ -236,6 +247,7 @@ class KeyRules(_Rules, frozen=True, kw_only=True):
     )
     published: bool = False
     adopted: bool = False
+    generations: Reach = Reach.ANY
     usage: UsageRules | None = None
 
 

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from tightseal.errors import Code
+from tightseal.model.generation import Generations
 from tightseal.model.keypath import IdentityKind, KeyPart, KeyRequest
 from tightseal.model.usage import UsageDemand, UsageRule, key_record
 from tightseal.policy.circumstances import Circumstances
 from tightseal.policy.compiled import Image, KeyRule, Workload
+from tightseal.policy.document import Reach
 from tightseal.policy.presented import Presented
 from tightseal.policy.trace import Trace
 
@@ -49,6 +51,7 @@ def judge_key(
         holds=protocol in rule.protocols,
     )
     _judge_form(key, rule, trace)
+    _judge_generation(key, rule, circumstances.generations, trace)
     if key.part is KeyPart.PRIVATE:
         _judge_usage(rule, circumstances.signed_time, now, trace)
     if rule.adopted:
@@ -60,6 +63,32 @@ def _purposes(workload: Workload) -> str:
     if workload.every_key is not None:
         return "any"
     return " or ".join(known.purpose for known in workload.keys) or "none"
+
+
+def _judge_generation(
+    key: KeyRequest, rule: KeyRule, generations: Generations, trace: Trace
+) -> None:
+    """Which version of the root; older ones are for data that was not moved yet."""
+    number = generations.number(key.generation)
+    trace.judge(
+        Code.GENERATION_UNKNOWN,
+        f"generation of {key.purpose}",
+        str(generations),
+        str(key.generation),
+        holds=number is not None,
+    )
+    if rule.reach is Reach.ANY or number is None:
+        return
+    within = [generations.current]
+    if rule.reach is Reach.PREVIOUS and generations.previous is not None:
+        within.append(generations.previous)
+    trace.judge(
+        Code.GENERATION_NOT_ALLOWED,
+        f"reach of {key.purpose}",
+        rule.reach.value,
+        str(key.generation),
+        holds=number in within,
+    )
 
 
 def _judge_form(key: KeyRequest, rule: KeyRule, trace: Trace) -> None:

@@ -54,13 +54,15 @@ def key_path(
     circumstances: Circumstances,
 ) -> KeyPath:
     """The path of a request that its rule allows; the part asked for is not in it."""
+    generation = circumstances.generations.number(key.generation)
+    assert generation is not None, "judged before"
     return KeyPath(
         kdf=rule.kdf,
         trust_domain=trust_domain,
         tenant=workload.tenant,
         workload=binding,
         protocol_class=circumstances.protocol_class,
-        generation=circumstances.generation,
+        generation=generation,
         purpose=key.purpose,
         label=key.label,
         length=key.length,

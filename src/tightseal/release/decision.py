@@ -15,7 +15,7 @@ from tightseal.errors import Code, PolicyError, ServiceError
 from tightseal.model.claims import Claims
 from tightseal.model.grant import Grant
 from tightseal.model.keypath import KeyRequest, ProtocolClass
-from tightseal.model.ports import NonceRedemption, Recorder
+from tightseal.model.ports import KeyRoots, NonceRedemption, Recorder
 from tightseal.model.settings import ExpiredPolicy
 from tightseal.platform.attested import AttestedKey
 from tightseal.policy.circumstances import Circumstances
@@ -57,7 +57,7 @@ class Decider:
         memory: what it counts and finds; ``None`` for the built-in policy.
         recorder: the journal, for denials.
         signed_time: the newest time that others have signed, Unix seconds.
-        root_simulated: whether the root of the keys is of a simulated platform.
+        roots: what keys are derived from.
         entropy: random bytes.
     """
 
@@ -65,7 +65,7 @@ class Decider:
     memory: Memory | None
     recorder: Recorder
     signed_time: Callable[[], int]
-    root_simulated: bool
+    roots: KeyRoots
     entropy: Callable[[int], bytes]
 
     def decide(
@@ -124,7 +124,8 @@ class Decider:
             provider_domain=key.trust_domain,
             protocol_class=asked.protocol_class,
             legacy_derivation=in_force.settings.legacy.derivation,
-            root_simulated=self.root_simulated,
+            generations=self.roots.generations(),
+            root_simulated=self.roots.simulated,
             signed_time=self.signed_time(),
         )
         try:

@@ -16,7 +16,7 @@ import hashlib
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Final, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from tightseal.envelope.hpke import check_recipient_key, seal
 from tightseal.envelope.sealed_box import seal_legacy
@@ -42,10 +42,11 @@ from tightseal.model.exchange import (
 from tightseal.model.grant import Grant
 from tightseal.model.keypath import KeyRequest, ProtocolClass
 from tightseal.model.ports import (
+    EvidenceSource,
     JournalEntry,
+    KeyRoots,
     NonceRedemption,
     Recorder,
-    RootPlatform,
     Verifier,
 )
 from tightseal.model.secret import Secret
@@ -74,9 +75,6 @@ from tightseal.state.nonces import NonceMint
 
 __all__ = ["Provider", "Stage"]
 
-SIMULATED_PLATFORM: Final = "sim"
-"""Name of the one kind of platform whose sealing key is simulated too."""
-
 Stage: TypeAlias = Callable[[str], AbstractContextManager[None]]
 """Wraps one named step, to measure it."""
 
@@ -97,7 +95,8 @@ class Provider:
     Args:
         in_force: the policy with its release settings.
         verifier: evidence to claims.
-        platform: what the provider stands on; holds the root of the sidecar shape.
+        platform: what the provider stands on.
+        roots: what keys are derived from.
         attested: the attested key.
         mint: makes and checks nonces.
         recorder: the journal.
@@ -113,7 +112,8 @@ class Provider:
         *,
         in_force: InForce,
         verifier: Verifier,
-        platform: RootPlatform,
+        platform: EvidenceSource,
+        roots: KeyRoots,
         attested: AttestedKeys,
         mint: NonceMint,
         recorder: Recorder,
@@ -127,7 +127,7 @@ class Provider:
         self._settings = in_force.settings
         self._verify = verifier
         self._platform = platform
-        self._root = platform.sealing_key()
+        self._roots = roots
         self._attested = attested
         self._mint = mint
         self._recorder = recorder
@@ -140,7 +140,7 @@ class Provider:
             memory=memory,
             recorder=recorder,
             signed_time=signed_time,
-            root_simulated=platform.name == SIMULATED_PLATFORM,
+            roots=roots,
             entropy=entropy,
         )
 
@@ -278,7 +278,9 @@ class Provider:
         released: list[Secret] = []
         try:
             for path, asked in zip(grant.paths, requests, strict=True):
-                released.append(released_key(self._root, path, asked.part))
+                released.append(
+                    released_key(self._roots.root(path.generation), path, asked.part)
+                )
         except BaseException:
             for secret in released:
                 secret.wipe()
@@ -332,8 +334,10 @@ class Provider:
             grant = self._decider.decide(claims, None, asked=asked, key=key, now=now)
         with self._stage("derive"):
             derivation = settings.legacy.derivation
+            path = grant.paths[0]
+            # No name for the root: an error further on would show it in this frame.
             secret = derive_legacy(
-                self._root, grant.paths[0], claims, derivation=derivation
+                self._roots.root(path.generation), path, claims, derivation=derivation
             )
         with self._stage("seal"):
             try:
@@ -368,7 +372,7 @@ class Provider:
         key = self._own_key(now=now)
         answered = answer_public_key(
             request.parsed(),
-            root=self._root,
+            roots=self._roots,
             key=key,
             in_force=self._in_force,
             memory=self._memory,

@@ -8,8 +8,8 @@ import hashlib
 from tightseal.errors import Code, ServiceError
 from tightseal.keys.chain import released_key
 from tightseal.model.keypath import KeyPart, KeyPath
+from tightseal.model.ports import KeyRoots
 from tightseal.model.public_key import PublicKeyBody, PublicKeyQuestion
-from tightseal.model.secret import Secret
 from tightseal.model.wire import ParsedPublicKey
 from tightseal.platform.attested import AttestedKey
 from tightseal.policy.circumstances import Circumstances
@@ -24,7 +24,7 @@ __all__ = ["answer_public_key"]
 def answer_public_key(
     question: PublicKeyQuestion,
     *,
-    root: Secret,
+    roots: KeyRoots,
     key: AttestedKey,
     in_force: InForce,
     memory: Memory | None,
@@ -37,13 +37,15 @@ def answer_public_key(
             not there is one; else as of ``grant_published``; ``adoption_missing``.
         ServiceError: the state store failed.
     """
-    path = _path(question, key=key, in_force=in_force, memory=memory, now=now)
+    path = _path(
+        question, roots=roots, key=key, in_force=in_force, memory=memory, now=now
+    )
     body = PublicKeyBody(
         binding=key.binding,
         question=question,
         key_type=path.key_type,
         generation=path.generation,
-        public_key=released_key(root, path, KeyPart.PUBLIC).reveal(),
+        public_key=_public_bytes(roots, path),
         trust_domain=path.trust_domain,
         issued_at=now,
         policy=in_force.said(),
@@ -58,9 +60,14 @@ def answer_public_key(
     )
 
 
+def _public_bytes(roots: KeyRoots, path: KeyPath) -> bytes:
+    return released_key(roots.root(path.generation), path, KeyPart.PUBLIC).reveal()
+
+
 def _path(
     question: PublicKeyQuestion,
     *,
+    roots: KeyRoots,
     key: AttestedKey,
     in_force: InForce,
     memory: Memory | None,
@@ -77,6 +84,7 @@ def _path(
             authority=in_force.authority,
             provider_platform=key.platform,
             provider_domain=key.trust_domain,
+            generations=roots.generations(),
         ),
         now=now,
     )

@@ -31,6 +31,7 @@ from tightseal.platform.door import open_platform
 from tightseal.policy.bundle.archive import MAX_BUNDLE_BYTES
 from tightseal.release.memory import Memory
 from tightseal.release.policy import PolicyKeeper
+from tightseal.release.roots import PlatformRoots
 from tightseal.service.connections import ByteBudget
 from tightseal.service.current import CurrentProvider
 from tightseal.service.front import Front
@@ -127,6 +128,7 @@ def compose(
     clock = FlooredClock(host_clock, guard, also=partial(_signed_by_policy, keeper))
     maker = ProviderMaker(
         platform=platform,
+        key_roots=PlatformRoots(platform),
         roots=roots,
         source=source,
         guard=guard,

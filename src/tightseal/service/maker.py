@@ -15,8 +15,8 @@ from tightseal.evidence.cache import ResultCache
 from tightseal.evidence.verify import EvidenceVerifier
 from tightseal.model.collateral import CollateralSource
 from tightseal.model.labels import Label
-from tightseal.model.ports import RootPlatform
-from tightseal.model.provider import ProviderIdentity, sidecar_keyring_id
+from tightseal.model.ports import KeyRoots, RootPlatform
+from tightseal.model.provider import ProviderIdentity
 from tightseal.model.roots import TrustedRoots
 from tightseal.model.secret import Secret
 from tightseal.platform.attested import AttestedKeys
@@ -40,6 +40,7 @@ class ProviderMaker:
     """Everything that stays the same whatever policy comes into force."""
 
     platform: RootPlatform
+    key_roots: KeyRoots
     roots: TrustedRoots
     source: CollateralSource
     guard: WatchedGuard
@@ -61,6 +62,7 @@ class ProviderMaker:
             in_force=in_force,
             verifier=verifier,
             platform=self.platform,
+            roots=self.key_roots,
             attested=attested,
             mint=self._mint(in_force),
             recorder=self.journal,
@@ -94,7 +96,7 @@ class ProviderMaker:
         return AttestedKeys(
             platform=self.platform,
             verifier=verifier,
-            identity=partial(_identity, in_force),
+            identity=partial(_identity, in_force, self.key_roots),
             seed=self.seed,
             life=in_force.settings.attested_key_life,
             grace=in_force.settings.nonce_life,
@@ -107,11 +109,13 @@ class ProviderMaker:
         )
 
 
-def _identity(in_force: InForce, tee: str, measurement: bytes) -> ProviderIdentity:
+def _identity(
+    in_force: InForce, roots: KeyRoots, tee: str, measurement: bytes
+) -> ProviderIdentity:
     return ProviderIdentity(
         tee=tee,
         measurement=measurement,
-        keyring_id=sidecar_keyring_id(),
+        keyring_id=roots.keyring_id,
         policy_root=in_force.policy_root,
         settings_digest=in_force.settings_digest,
     )
