@@ -42,6 +42,7 @@ bench: $(VENV)/dev ## every figure that the documentation gives
 	$(BIN)/python benchmarks/verify.py
 	$(BIN)/python benchmarks/policy.py
 	$(BIN)/python benchmarks/state.py
+	$(BIN)/python benchmarks/keyring.py
 	$(BIN)/python benchmarks/release.py
 
 docs: $(VENV)/dev ## rewrite the generated parts of the documentation

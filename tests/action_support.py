@@ -9,11 +9,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tightseal.model.action import (
+    KEYRING_ACTIONS,
     Action,
     ActionKind,
     AdoptParameters,
     KeyParameters,
+    KeyringParameters,
     KeySource,
+    Parameters,
     Signature,
     SignedAction,
 )
@@ -59,6 +62,14 @@ def adopt(replaces: bytes | None = None, **changes: Any) -> AdoptParameters:
     return AdoptParameters("acme", "database", "disk", source(**changes), replaces)
 
 
+def parameters_of(kind: ActionKind) -> Parameters:
+    if kind is ActionKind.ADOPT:
+        return adopt()
+    if kind is ActionKind.DESTROY_GENERATION:
+        return KeyringParameters(7, 2)
+    return KeyringParameters(7) if kind in KEYRING_ACTIONS else DISK
+
+
 def action(kind: ActionKind = ActionKind.RESET_USAGE, **changes: Any) -> Action:
     base = Action(
         kind=kind,
@@ -67,7 +78,7 @@ def action(kind: ActionKind = ActionKind.RESET_USAGE, **changes: Any) -> Action:
         action_id=b"i" * 16,
         issued_at=NOW - HOUR,
         expires_at=NOW + HOUR,
-        parameters=adopt() if kind is ActionKind.ADOPT else DISK,
+        parameters=parameters_of(kind),
     )
     return replace(base, **changes)
 

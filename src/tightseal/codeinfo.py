@@ -33,7 +33,7 @@ _COLLATERAL_DEFAULT: Final = CodeInfo(
     Fault.COLLATERAL,
     503,
     "The evidence cannot be judged at the moment.",
-    "Refresh the collateral: tightseal collateral fetch",
+    "Refresh the collateral: tightseal collateral fetch FILE --pccs URL",
 )
 _POLICY_DEFAULT: Final = CodeInfo(Fault.POLICY, 403, "The policy does not allow this.")
 _KEY_DEFAULT: Final = CodeInfo(Fault.KEY, 400, "The key cannot be delivered this way.")
@@ -78,7 +78,7 @@ _SPECIFIC: Final[dict[Code, CodeInfo]] = {
         Fault.SERVICE,
         500,
         "The provider's settings are invalid.",
-        "See every setting: tightseal config show",
+        "Change the setting, file or option that is named.",
     ),
     Code.POLICY_INVALID: CodeInfo(
         Fault.SERVICE,
@@ -170,6 +170,66 @@ _SPECIFIC: Final[dict[Code, CodeInfo]] = {
         "The action was refused.",
         "It was signed for a provider of another policy root or keyring.",
     ),
+    Code.KEYRING_MISSING: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "Restore the keyring's file, or make one: tightseal keyring init",
+    ),
+    Code.KEYRING_MALFORMED: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "The keyring is damaged: restore its newest copy.",
+    ),
+    Code.KEYRING_TAMPERED: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "The keyring was changed or mixed: restore its newest copy.",
+    ),
+    Code.KEYRING_ROLLED_BACK: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "This is an older keyring: bring the newest one.",
+    ),
+    Code.KEYRING_MISMATCH: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "The keyring is for another provider; the detail has both values.",
+    ),
+    Code.SLOT_UNAVAILABLE: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "Start where one of the listed slots opens, then mend the others.",
+    ),
+    Code.KEYRING_EXISTS: CodeInfo(
+        Fault.SERVICE,
+        409,
+        "The provider cannot serve this request.",
+        "Look at it: tightseal keyring status",
+    ),
+    Code.SLOT_NOT_ALLOWED: CodeInfo(
+        Fault.SERVICE,
+        403,
+        "The provider cannot serve this request.",
+        "Add it beside a first factor: --class sgx --with tpm2",
+    ),
+    Code.SLOT_LAST: CodeInfo(
+        Fault.SERVICE,
+        409,
+        "The provider cannot serve this request.",
+        "Add a slot, test it, then remove this one.",
+    ),
+    Code.STATE_CONFLICT: CodeInfo(
+        Fault.SERVICE,
+        409,
+        "The provider cannot serve this request.",
+        "Somebody else wrote: look again, and repeat.",
+    ),
     Code.CLOCK_BEHIND: CodeInfo(
         Fault.SERVICE,
         503,
@@ -244,6 +304,26 @@ _SPECIFIC: Final[dict[Code, CodeInfo]] = {
         403,
         "The evidence was refused.",
         "Read log and evidence with no event between them, and send the whole log.",
+    ),
+    Code.KEY_MISSING: CodeInfo(
+        Fault.KEY,
+        404,
+        "There is no such key yet.",
+        "Create it, once: tightseal key --create. Was it created before, then the"
+        " state store is another or an older one: restore that first.",
+    ),
+    Code.KEY_EXISTS: CodeInfo(
+        Fault.KEY,
+        409,
+        "There is such a key already.",
+        "Open it: ask without create.",
+    ),
+    Code.KEY_TERMS_CHANGED: CodeInfo(
+        Fault.KEY,
+        409,
+        "The key was created on other terms than the policy has now.",
+        "Put the terms that the detail names back into the policy, or take another"
+        " purpose for a new key.",
     ),
     Code.ROOT_NOT_TRUSTED: CodeInfo(
         Fault.EVIDENCE,

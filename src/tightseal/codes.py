@@ -134,6 +134,7 @@ class Code(StrEnum):
     KEY_LENGTH_NOT_ALLOWED = "key_length_not_allowed"
     KEY_LABEL_NOT_ALLOWED = "key_label_not_allowed"
     KEY_PART_NOT_ALLOWED = "key_part_not_allowed"
+    CREATE_NOT_ALLOWED = "create_not_allowed"
     USAGE_LIMIT_REACHED = "usage_limit_reached"
     USAGE_WINDOW_CLOSED = "usage_window_closed"
     USAGE_PLATFORM_BOUND = "usage_platform_bound"
@@ -159,6 +160,7 @@ class Code(StrEnum):
     GENERATION_NOT_ALLOWED = "generation_not_allowed"
     KEY_MISSING = "key_missing"
     KEY_EXISTS = "key_exists"
+    KEY_TERMS_CHANGED = "key_terms_changed"
     # the exchange
     REPORT_DATA_MISMATCH = "report_data_mismatch"
     REPORT_DATA_UNBOUND = "report_data_unbound"

@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from tightseal.errors import TightsealError
 from tightseal.guest.pins import pin_to_toml
+from tightseal_sim.playground_policy import KERNEL, rooted_provider, rooted_steps
 from tightseal_sim.scene import Provider, Scene
 
 __all__ = ["main"]
@@ -31,12 +32,14 @@ def _program() -> str:
 
 
 def _next_commands(
-    folder: Path, provider: Provider, pccs: str
+    folder: Path, provider: Provider, rooted: Provider, pccs: str
 ) -> list[tuple[str, str]]:
-    def command(machine: str, *options: str) -> str:
+    def command(
+        machine: str, *options: str, of: Provider = provider, pin: str = "pin.toml"
+    ) -> str:
         words = [
-            *("key", "--provider", provider.url, "--purpose", "disk"),
-            *("--pin", str(folder / "pin.toml")),
+            *("key", "--provider", of.url, "--purpose", "disk"),
+            *("--pin", str(folder / pin)),
             *("--root-ca", str(folder / "root.pem"), "--pccs", pccs),
             *("--platform", "sim", "--option", f"world={folder / 'world'}"),
             *("--option", "tee=tdx", "--option", f"platform={machine}"),
@@ -45,13 +48,20 @@ def _next_commands(
         ]
         return f"{_program()} {shlex.join(words)}"
 
+    named = command("machine-a", of=rooted, pin="rooted.toml")
+    after = command("machine-a", f"kernel={KERNEL}", of=rooted, pin="rooted.toml")
+    denied, accepted = rooted_steps(folder, rooted, pccs, program=_program())
     return [
         ("get the key of a TD on this machine (try it twice)", command("machine-a")),
         (
             "the same TD with another kernel gets another key",
-            command("machine-a", "kernel=mine"),
+            command("machine-a", f"kernel={KERNEL}"),
         ),
         ("the same TD on another machine is refused", command("machine-b")),
+        ("under a signed policy: the key of its name", named),
+        denied,
+        accepted,
+        ("the other kernel, the same name: the same key", after),
     ]
 
 
@@ -71,15 +81,19 @@ def main() -> int:
             )
             (folder / "root.pem").write_text(stage.root_pem())
             (folder / "pin.toml").write_text(pin_to_toml(provider.pin))
+            rooted = rooted_provider(stage, folder)
             framed = ":".join(map(str, provider.framed))
             console.print(
                 f"[bold green]A simulated provider is running.[/bold green]\n"
                 f"  HTTP API     {provider.url}  (see /v1/info, /readyz, /metrics)\n"
                 f"  framed TCP   {framed}\n"
-                f"  its log      {escape(str(provider.log))}\n\n"
+                f"  its log      {escape(str(provider.log))}\n"
+                f"  another one  {rooted.url}  (obeys the policy that is signed in "
+                f"{escape(str(folder / 'approvals'))})\n\n"
                 "[bold]In another terminal, try:[/bold]"
             )
-            for text, command in _next_commands(folder, provider, stage.pccs_url):
+            commands = _next_commands(folder, provider, rooted, stage.pccs_url)
+            for text, command in commands:
                 console.print(f"\n  # {text}\n  {escape(command)}")
             console.print(
                 f"\nCtrl-C stops it; the world stays in {escape(str(folder))}."

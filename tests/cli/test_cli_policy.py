@@ -55,6 +55,20 @@ def test_a_first_document_is_written_once(tmp_path: Path) -> None:
     assert run("policy", "init", "--out", "-").stdout == file.read_text()
 
 
+def test_a_new_document_as_json(tmp_path: Path) -> None:
+    file = tmp_path / "p.toml"
+    told = run("policy", "init", "--out", file, "--json").document
+    assert told == {"version": 1, "written": str(file), "document": file.read_text()}
+    shown = run("policy", "init", "--out", "-", "--json").document
+    assert shown == {**told, "written": None}
+
+
+def test_from_evidence_as_json(policy: Path, evidence: tuple[object, ...]) -> None:
+    told = run("policy", "from-evidence", *evidence, "--name", "db", "--json").document
+    assert told["written"] is None
+    assert told["document"] == policy.read_text()
+
+
 def test_from_evidence_is_clean_and_grants(
     policy: Path, evidence: tuple[object, ...]
 ) -> None:
@@ -185,6 +199,39 @@ def test_wrong_command_lines(arguments: tuple[str, ...]) -> None:
     said = run("policy", *arguments)
     assert (said.status, said.stdout) == (2, "")
     assert "error:" in said.stderr
+
+
+def test_help_is_named_by_command_not_by_function(tmp_path: Path) -> None:
+    said = run("policy", "test", tmp_path, "--policy", tmp_path)
+    assert "try: tightseal policy test --help" in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("policy", "sign", "--nothing"), "policy sign --help"),
+        (("policy", "from-evidence"), "policy from-evidence --help"),
+        (("action", "sign", "--key", "x"), "action sign --help"),
+        (("policy", "nothing"), "policy --help"),
+        (("nothing",), "tightseal --help"),
+        (("key", "--provider", "x"), "key --help"),
+    ],
+)
+def test_the_nearest_help_is_named(arguments: tuple[str, ...], named: str) -> None:
+    said = run(*arguments)
+    assert said.status == 2
+    assert said.stderr.endswith(f"{named}\n")
+
+
+def test_a_folder_of_approvers_is_no_folder_of_documents(tmp_path: Path) -> None:
+    there = tmp_path / "targets" / "policy"
+    there.mkdir(parents=True)
+    said = run("policy", "lint", tmp_path)
+    assert said.status == 2
+    assert f"no .toml file directly in it; name {there}" in said.stderr
+    assert run("policy", "init", "--out", there / "p.toml").status == 0
+    assert run("policy", "lint", tmp_path, there).status == 2
+    assert run("policy", "show", there).status == 0
 
 
 def test_a_file_that_is_missing_or_no_text(tmp_path: Path) -> None:

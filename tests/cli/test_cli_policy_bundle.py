@@ -275,6 +275,12 @@ def test_show_of_a_folder_and_of_a_bundle(signed: Desk) -> None:
     assert said.document["published"] == 1
     people = run("policy", "show", signed.folder).stdout
     assert "  not signed         policy/base.toml" in people
+    signed.sign("alice")
+    people = run("policy", "show", signed.folder).stdout
+    assert "  waits              policy/base.toml" in people
+    signed.sign("bob")
+    people = run("policy", "show", signed.folder).stdout
+    assert "  signed             policy/base.toml" in people
 
 
 def test_show_of_a_bundle_that_is_cut_off(signed: Desk) -> None:

@@ -50,12 +50,15 @@ def test_a_danger_is_signed_only_where_accepted(desk: Desk) -> None:
     arguments = ("sign", desk.folder, "--key", desk.key("alice"), *AT)
     said = desk.run(*arguments)
     assert said.status == 1
-    assert said.stdout.startswith("not signed  1 dangers\n")
+    assert said.stdout.startswith("not signed  dangers 1\n")
     assert "--accept-danger named-anywhere" in said.stdout
     assert not (desk.folder / "metadata" / "targets.json").exists()
     refused = desk.run(*arguments, as_json=True)
     assert (refused.status, refused.document["signed"]) == (1, [])
-    desk.sign("alice", "--accept-danger", "named-anywhere")
+    assert [d["id"] for d in refused.document["dangers"]] == ["named-anywhere"]
+    signed = desk.sign("alice", "--accept-danger", "named-anywhere")
+    assert set(signed) == set(refused.document)
+    assert signed["dangers"] == []
     assert desk.publish().status == 0
 
 

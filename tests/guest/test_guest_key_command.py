@@ -130,6 +130,24 @@ def test_what_was_written_is_said(
     assert value.hex() not in captured.out + captured.err
 
 
+@pytest.mark.parametrize("create", [True, False])
+def test_a_key_is_created_where_that_is_said(
+    provider: Provider,
+    arguments: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    create: bool,
+) -> None:
+    provider.keys[("id", "")] = SEED
+    out = tmp_path / "key"
+    more = ["--create"] if create else []
+    assert main([*arguments, *more, "--out", str(out)]) == 0
+    assert ("created" if create else "released") in capsys.readouterr().out
+    request = decode_json(provider.requests[-1][1], KeysRequest).parsed()
+    assert [key.create for key in request.keys] == [create]
+
+
 def test_raw_key_has_no_public_half_to_show(
     provider: Provider, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

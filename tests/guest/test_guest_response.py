@@ -376,6 +376,8 @@ def test_steps_out_of_order() -> None:
         (KeyRequest("disk"), KeyRequest("disk", length=64)),
         (KeyRequest("id"), KeyRequest("id", part=KeyPart.PUBLIC)),
         (KeyRequest("id", length=33, part=KeyPart.PUBLIC),),
+        (KeyRequest("id", part=KeyPart.PUBLIC, create=True),),
+        (KeyRequest("disk", create=True), KeyRequest("disk")),
     ],
     ids=[
         "none",
@@ -390,6 +392,8 @@ def test_steps_out_of_order() -> None:
         "twice",
         "both_halves_of_one",
         "public_half_of_33",
+        "public_half_created",
+        "created_and_opened",
     ],
 )
 def test_key_requests_refused(keys: tuple[KeyRequest, ...]) -> None:

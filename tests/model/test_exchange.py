@@ -83,6 +83,7 @@ TRANSCRIPTS = [
                     TRANSCRIPT.keys[1],
                 )
             },
+            {"keys": (KeyRequest("disk", create=True), TRANSCRIPT.keys[1])},
             {"event_log_hash": b"t" * 32},
         )
     ),

@@ -331,6 +331,13 @@ def test_defaults_of_a_keys_request() -> None:
     assert request.proof is wire.Proof.ATTESTED_KEY
     assert request.event_log is None
     assert request.keys == (KeyRequest("disk", "", 32, KeyPart.PRIVATE),)
+    assert request.keys[0].create is False
+
+
+def test_a_key_request_says_whether_it_creates() -> None:
+    request = parsed(keys=[{"purpose": "disk", "create": True}])
+    assert request.keys == (KeyRequest("disk", create=True),)
+    assert wire.KeyItem.of(request.keys[0]).parsed() == request.keys[0]
 
 
 def test_an_empty_event_log_is_not_an_absent_one() -> None:
@@ -374,6 +381,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("part_unknown", {"keys": [{"purpose": "disk", "part": "both"}]}),
     ("part_null", {"keys": [{"purpose": "disk", "part": None}]}),
     ("part_upper_case", {"keys": [{"purpose": "disk", "part": "Public"}]}),
+    ("create_text", {"keys": [{"purpose": "disk", "create": "true"}]}),
+    ("create_number", {"keys": [{"purpose": "disk", "create": 1}]}),
+    ("create_null", {"keys": [{"purpose": "disk", "create": None}]}),
     ("type_asked_for", {"keys": [{"purpose": "disk", "type": "ed25519"}]}),
 ]
 

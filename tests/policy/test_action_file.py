@@ -12,16 +12,19 @@ from hypothesis import strategies as st
 import action_support as support
 from tightseal.errors import Code, RequestError
 from tightseal.model.action import (
+    KEYRING_ACTIONS,
     MAX_SIGNATURES,
     Action,
     ActionKind,
     AdoptParameters,
     KeyParameters,
+    KeyringParameters,
     KeySource,
     Signature,
     SignedAction,
 )
 from tightseal.model.action_file import (
+    MAX_COUNTER,
     encode_action,
     parse_action,
     source_from_value,
@@ -79,7 +82,15 @@ def actions() -> st.SearchStrategy[Action]:
         adopts = st.builds(
             AdoptParameters, **names, source=SOURCES, replaces=st.none() | IDS
         )
-        adopting = kind is ActionKind.ADOPT
+        about_keys = st.builds(KeyParameters, **names)
+        about_keyring = st.builds(
+            KeyringParameters,
+            st.integers(1, MAX_COUNTER),
+            st.none() | st.integers(1, 9),
+        )
+        parameters = about_keyring if kind in KEYRING_ACTIONS else about_keys
+        if kind is ActionKind.ADOPT:
+            parameters = adopts
         return st.builds(
             Action,
             kind=st.just(kind),
@@ -88,7 +99,7 @@ def actions() -> st.SearchStrategy[Action]:
             action_id=IDS,
             issued_at=st.integers(0, 1 << 33),
             expires_at=st.integers(0, 1 << 33),
-            parameters=adopts if adopting else st.builds(KeyParameters, **names),
+            parameters=parameters,
         )
 
     return st.sampled_from(ActionKind).flatmap(of)

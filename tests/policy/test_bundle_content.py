@@ -137,6 +137,8 @@ GIVEN = {
     "kdf": '"hkdf-sha256"',
     "tenant": '"default"',
     "policy_root": '""',
+    "root": '"platform"',
+    "keyring_id": '""',
     "simulated_roots": "[]",
     "snp_minimum_tcb": "{ snp = 0 }",
 }

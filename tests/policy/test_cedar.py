@@ -47,6 +47,7 @@ HOLDS = {
     "label": 'context.label == ""',
     "length": "context.length == 32",
     "part": 'context.part == "private"',
+    "create": "context.create == false",
     "protocol": 'context.protocol == "v1"',
     "event": 'context.events has "compose-hash" && '
     'context.events["compose-hash"] == "c0ffee"',
@@ -69,6 +70,7 @@ OTHERS = {
     "label": {"key": KeyRequest("disk", "b")},
     "length": {"key": KeyRequest("disk", "", 16)},
     "part": {"key": KeyRequest("disk", part=KeyPart.PUBLIC)},
+    "create": {"key": KeyRequest("disk", create=True)},
     "protocol": {"protocol": ProtocolClass.LEGACY},
     "event": {"events": None},
     "time": {"now": support.NOW + 1},

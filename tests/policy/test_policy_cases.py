@@ -211,6 +211,7 @@ def test_a_case_with_a_log_of_other_evidence_is_refused() -> None:
 
 
 PUBLIC = '\nkey = [{ purpose = "disk", part = "public" }]'
+CREATE = '\nkey = [{ purpose = "disk", create = true }]'
 
 
 @pytest.mark.parametrize(
@@ -218,13 +219,15 @@ PUBLIC = '\nkey = [{ purpose = "disk", part = "public" }]'
     [
         ('type = "x25519"', PUBLIC),
         ("", f'expect = "key_part_not_allowed"{PUBLIC}'),
+        ('source = "wrapped"', CREATE),
+        ("", f'expect = "create_not_allowed"{CREATE}'),
         ("usage.windows = [{ from = 2026-10-05T00:00:00Z }]", ASKED),
         (
             "usage.windows = [{ from = 2026-10-05T00:00:01Z }]",
             f'expect = "usage_window_closed"\n{ASKED}',
         ),
     ],
-    ids=["public", "raw", "window_open", "window_closed"],
+    ids=["public", "raw", "create", "derived", "window_open", "window_closed"],
 )
 def test_cases_of_parts_and_windows(rules: str, more: str) -> None:
     (result,) = run(

@@ -21,7 +21,7 @@ from tightseal.policy.lint import Severity, lint
 from tightseal.policy.read import parse
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "policy.md"
-CASES, DOCUMENT = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+_PIN, CASES, DOCUMENT = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
 def test_the_document_is_clean() -> None:

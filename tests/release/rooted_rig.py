@@ -28,6 +28,7 @@ from tightseal.policy.document import WorkloadRules
 from tightseal.policy.read import parse
 from tightseal.policy.start import from_claims, render
 from tightseal.release import Provider
+from tightseal.release.keyring import KeyringKeeper
 from tightseal.release.memory import Memory
 from tightseal.release.policy import InForce, PolicyKeeper
 from tightseal.release.roots import PlatformRoots
@@ -112,7 +113,7 @@ class Rooted:
             return ProviderIdentity(
                 tee=tee,
                 measurement=measurement,
-                keyring_id=sidecar_keyring_id(),
+                keyring_id=self.keyring_id,
                 policy_root=in_force.policy_root,
                 settings_digest=in_force.settings_digest,
             )
@@ -133,9 +134,18 @@ class Rooted:
             ),
             mint=NonceMint(Secret(SEED[::-1] + b"mac"), life=settings.nonce_life),
             recorder=self.journal,
-            memory=Memory(self.store),
+            memory=Memory(self.store, self._keyring),
             signed_time=lambda: in_force.issued_at,
         )
+
+    @property
+    def keyring_id(self) -> bytes:
+        """Of the roots in use."""
+        return self.roots.keyring_id if self.roots else sidecar_keyring_id()
+
+    @property
+    def _keyring(self) -> KeyringKeeper | None:
+        return self.roots if isinstance(self.roots, KeyringKeeper) else None
 
     def pin(self) -> ProviderPin:
         """What a guest pins: the policy root, and any settings signed under it."""
@@ -145,7 +155,7 @@ class Rooted:
             identity=RootedIdentity(
                 tee=tee,
                 measurement=measurement,
-                keyring_id=sidecar_keyring_id(),
+                keyring_id=self.keyring_id,
                 policy_root=self.approvers.policy_root,
             ),
             trust_domains=frozenset({domain}),

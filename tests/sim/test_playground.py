@@ -87,7 +87,7 @@ def test_printed_commands_work_and_the_world_stays(tmp_path: Path) -> None:
     keys = []
     for _ in range(2):
         with playground(tmp_path) as (process, commands):
-            same, other_kernel, other_machine = commands
+            same, other_kernel, other_machine, *under_policy = commands
             first = key_from(tmp_path, same)
             assert key_from(tmp_path, same) == first
             other = key_from(tmp_path, other_kernel)
@@ -95,11 +95,31 @@ def test_printed_commands_work_and_the_world_stays(tmp_path: Path) -> None:
             refused = run(tmp_path, other_machine)
             assert (refused.returncode, refused.stdout) == (1, "")
             assert "platform_mismatch" in refused.stderr
-            keys.append((first, other))
+            name = signed_policy(tmp_path, under_policy, accepted=bool(keys))
+            keys.append((first, other, name))
             interrupt(process, tmp_path)
         assert no_process_left(tmp_path)
     # Same world, same keys.
     assert keys[0] == keys[1]
+
+
+def signed_policy(folder: Path, commands: list[str], *, accepted: bool) -> str:
+    """The policy as it stays from one run to the next; the key of the name."""
+    named, explain, accept, after = commands
+    first = key_from(folder, named)
+    explained = run(folder, explain)
+    if accepted:
+        assert explained.returncode == 0, explained.stderr
+    else:
+        assert "rtmr1 differs; all else matches image quote" in explained.stdout
+        refused = run(folder, after)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "measurements_not_accepted" in refused.stderr
+    published = run(folder, accept)
+    assert published.returncode == 0, published.stderr
+    assert "published  version 2" in published.stdout
+    assert key_from(folder, after) == first
+    return first
 
 
 def no_process_left(folder: Path) -> bool:

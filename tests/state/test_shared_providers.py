@@ -27,7 +27,7 @@ from tightseal_sim.scene import Provider, Scene
 from tightseal_sim.sources import WorldSource
 
 MACHINE = "machine-a"
-LIMIT = 60
+LIMIT = 40
 WORKERS = 4
 SECONDS = 60.0
 NAMES = ("one", "two")

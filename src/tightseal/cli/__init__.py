@@ -46,9 +46,22 @@ COMMANDS: Final = (
         "tightseal.cli.state:state_app",
         "Check, migrate, back up and restore what a provider remembers.",
     ),
+    (
+        "keyring",
+        "tightseal.cli.keyring:keyring_app",
+        "Make and look after the keyring that a provider's keys come from.",
+    ),
     ("openapi", "tightseal.cli.openapi:openapi", "Print the description of the API."),
+    (
+        "drill",
+        "tightseal.cli.drill:drill",
+        "Try what hardware and hosts do to keys, in a simulated world.",
+    ),
 )
 """Every command, where it is, and what it does; a build may leave modules out."""
+
+SIMULATED: Final = frozenset({"drill"})
+"""Commands that exist only where the simulated world is installed."""
 
 INTERRUPTED: Final = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -66,9 +79,15 @@ def build_app() -> App:
         print_error=False,
     )
     for name, target, summary in COMMANDS:
-        if find_spec(target.partition(":")[0]) is not None:
+        if _is_here(name, target):
             app.command(target, name=name, help=summary)
     return app
+
+
+def _is_here(name: str, target: str) -> bool:
+    if name in SIMULATED and find_spec("tightseal_sim") is None:
+        return False
+    return find_spec(target.partition(":")[0]) is not None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,10 +105,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         result = build_app()(arguments)
         sys.stdout.flush()
-    except UnusedCliTokensError:
-        return _usage("unknown option, or too many arguments", arguments)
+    except UnusedCliTokensError as error:
+        return _usage("unknown option, or too many arguments", error)
     except CycloptsError as error:
-        return _usage(str(error), arguments)
+        return _usage(str(error), error)
     except TightsealError as error:
         from tightseal.cli import ui  # noqa: PLC0415 (start-up time)
 
@@ -104,9 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _usage(message: str, arguments: list[str]) -> int:
+def _usage(message: str, error: CycloptsError) -> int:
     from tightseal.cli import ui  # noqa: PLC0415 (start-up time)
 
-    command = arguments[0] if arguments and not arguments[0].startswith("-") else ""
-    known = command in {name for name, _, _ in COMMANDS}
-    return ui.usage_error(message, f"{command} --help" if known else "--help")
+    return ui.usage_error(message, " ".join([*(error.command_chain or ()), "--help"]))

@@ -69,7 +69,7 @@ def _asked(command: Callable[_P, int]) -> Callable[_P, int]:
         try:
             return command(*args, **kwargs)
         except UsageError as error:
-            return ui.usage_error(str(error), "action --help")
+            return ui.usage_error(str(error), f"action {command.__name__} --help")
 
     return told
 
@@ -241,7 +241,7 @@ class _Ask:
         ui.note(f"sign this as {signer.public_key.hex()}? Type {AGREED}:")
         if sys.stdin.readline().strip() == AGREED:
             return True
-        ui.note("not signed")
+        ui.note("not signed; where nobody can be asked, give --yes")
         return False
 
 

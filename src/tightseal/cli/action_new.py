@@ -17,13 +17,16 @@ from tightseal.cli.policy_input import claims_from, seconds_of
 from tightseal.cli.verify import UsageError
 from tightseal.model.action import (
     ACTION_ID_BYTES,
+    KEYRING_ACTIONS,
     KEYRING_ID_BYTES,
     POLICY_ROOT_BYTES,
     Action,
     ActionKind,
     AdoptParameters,
     KeyParameters,
+    KeyringParameters,
     KeySource,
+    Parameters,
     SignedAction,
 )
 from tightseal.model.action_file import encode_action, parse_action
@@ -52,6 +55,8 @@ class Asked:
         keyring: of the providers that it is for: sidecar, or 64 hex digits.
         expires_hours: from now until it is refused; 168 at most.
         replaces: adopt: id of the action whose adoption this one takes the place of.
+        counter: of the keyring that is to be changed, as /v1/info shows it.
+        generation: destroy-generation: which one.
     """
 
     kind: ActionKind | None = None
@@ -62,6 +67,8 @@ class Asked:
     keyring: str = SIDECAR
     expires_hours: int = DEFAULT_HOURS
     replaces: str | None = None
+    counter: int | None = None
+    generation: int | None = None
 
 
 @Parameter(name="*")
@@ -164,7 +171,11 @@ def new_action(asked: Asked, origin: Origin, *, now: int) -> Action:
     return parse_action(encode_action(SignedAction(action))).action
 
 
-def _parameters(kind: ActionKind, asked: Asked, origin: Origin) -> KeyParameters:
+def _parameters(kind: ActionKind, asked: Asked, origin: Origin) -> Parameters:
+    if kind in KEYRING_ACTIONS:
+        return _keyring_parameters(kind, asked)
+    if asked.counter is not None or asked.generation is not None:
+        raise UsageError(f"--kind {kind.value} has no --counter and no --generation")
     if asked.workload is None:
         raise UsageError("--workload is missing")
     about = (asked.tenant, asked.workload, asked.purpose)
@@ -175,6 +186,16 @@ def _parameters(kind: ActionKind, asked: Asked, origin: Origin) -> KeyParameters
         return AdoptParameters(*about, origin.source(purpose=asked.purpose))
     named = _hex("--replaces", replaces, ACTION_ID_BYTES)
     return AdoptParameters(*about, origin.source(purpose=asked.purpose), named)
+
+
+def _keyring_parameters(kind: ActionKind, asked: Asked) -> KeyringParameters:
+    if asked.counter is None:
+        message = "--counter is missing: the keyring's, as /v1/info shows it"
+        raise UsageError(message)
+    destroys = kind is ActionKind.DESTROY_GENERATION
+    if destroys != (asked.generation is not None):
+        raise UsageError(f"--kind {kind.value}: --generation is for destroying one")
+    return KeyringParameters(asked.counter, asked.generation)
 
 
 def _hex(option: str, text: str | None, size: int) -> bytes:

@@ -9,7 +9,14 @@ from typing import Any, Final
 from tightseal.cli import ui
 from tightseal.cli.policy_show import told
 from tightseal.errors import Code
-from tightseal.model.action import Action, AdoptParameters, KeySource, SignedAction
+from tightseal.model.action import (
+    Action,
+    AdoptParameters,
+    KeyringParameters,
+    KeySource,
+    Parameters,
+    SignedAction,
+)
 from tightseal.model.canonical import Value
 from tightseal.model.keypath import Authority
 from tightseal.model.provider import sidecar_keyring_id
@@ -57,8 +64,7 @@ def show_action(signed: SignedAction, how: Standing) -> None:
     ui.facts(
         [
             ("action", action.kind.value),
-            ("workload", f"{parameters.tenant}/{parameters.workload}"),
-            ("purpose", parameters.purpose),
+            *_about(parameters),
             ("policy root", action.policy_root.hex()),
             ("keyring", _keyring(action)),
             ("id", action.action_id.hex()),
@@ -82,10 +88,21 @@ def show_action(signed: SignedAction, how: Standing) -> None:
         ui.facts([("refused", f"{how.code.value}: {how.detail}")])
 
 
+def _about(parameters: Parameters) -> list[tuple[str, str]]:
+    if isinstance(parameters, KeyringParameters):
+        number = parameters.generation
+        rows = [("keyring counter", str(parameters.counter))]
+        return rows if number is None else [*rows, ("generation", str(number))]
+    return [
+        ("workload", f"{parameters.tenant}/{parameters.workload}"),
+        ("purpose", parameters.purpose),
+    ]
+
+
 def _source_rows(source: KeySource, *, ours: bytes) -> list[tuple[str, str]]:
     authority = source.authority
     foreign = authority != Authority("policy_root", ours)
-    remark = " (not this policy root: measured settings must allow it)"
+    remark = " (not this policy root: it will be refused)"
     return [
         ("tenant", source.tenant),
         ("purpose", source.purpose),

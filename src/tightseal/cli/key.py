@@ -47,6 +47,7 @@ def key(
     length: int = DEFAULT_KEY_BYTES,
     part: KeyPart = KeyPart.PRIVATE,
     generation: str = GenerationName.CURRENT.value,
+    create: bool = False,
     out: Path | None = None,
     as_json: Annotated[bool, Parameter("--json")] = False,
     reveal: bool = False,
@@ -74,6 +75,7 @@ def key(
         length: of the key, bytes; 32 for key pairs.
         part: of a key pair: the private half, or the public one, which is no secret.
         generation: which version of the provider's root: current, previous, a number.
+        create: make a wrapped key, once; without this it is opened, and must be there.
         out: new file for the key's bytes, mode 0600.
         as_json: print the receipt as JSON; the key only with --reveal.
         reveal: with --json, print the key too, in hex.
@@ -103,7 +105,7 @@ def key(
     log = None if event_log is None else _read(event_log)
     with client:
         keys = client.keys(
-            KeyRequest(purpose, label, length, part, which),
+            KeyRequest(purpose, label, length, part, which, create),
             proof=proof,
             event_log=log,
         )
@@ -117,7 +119,8 @@ def key(
             ui.print_json(_document(keys, got, reveal=reveal))
         else:
             what = got.type.value + (", public half" * (part is KeyPart.PUBLIC))
-            ui.verdict("released", f"{out} ({what})", tone="yes")
+            verb = "created" if create else "released"
+            ui.verdict(verb, f"{out} ({what})", tone="yes")
     return ui.EXIT_YES
 
 

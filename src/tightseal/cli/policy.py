@@ -62,6 +62,8 @@ EvidenceFile = Annotated[
     str | None, Parameter(name=["--evidence"], allow_leading_hyphen=True)
 ]
 _P = ParamSpec("_P")
+_COMMANDS: Final = {"from_evidence": "from-evidence", "judge_cases": "test"}
+"""Commands that are called otherwise than their functions."""
 
 policy_app = App(
     name="policy",
@@ -79,7 +81,8 @@ def _asked(command: Callable[_P, int]) -> Callable[_P, int]:
         try:
             return command(*args, **kwargs)
         except UsageError as error:
-            return ui.usage_error(str(error), "policy --help")
+            name = _COMMANDS.get(command.__name__, command.__name__)
+            return ui.usage_error(str(error), f"policy {name} --help")
 
     return told
 
@@ -116,7 +119,7 @@ def init(
         if approver or threshold is not None or document or release is not None:
             message = "name the folder too: tightseal policy init FOLDER --approver"
             raise UsageError(message)
-        return _written(start.first_document(), out)
+        return _written(start.first_document(), out, as_json=as_json)
     return make_folder(
         folder,
         approver,
@@ -146,6 +149,7 @@ def from_evidence(
     label: str = "first",
     purpose: str = "disk",
     out: OutFile = Path("-"),
+    as_json: JsonFlag = False,
 ) -> int:
     """Verify evidence, and write a document that accepts what it shows.
 
@@ -162,6 +166,7 @@ def from_evidence(
         label: of the image.
         purpose: of its one key.
         out: the new file; never overwritten. - for stdout.
+        as_json: one JSON document on stdout, with the new document in it.
     """
     now = seconds_of(at)
     found = claims_from(evidence, claims, collateral, root_ca, now=now, past=bool(at))
@@ -177,7 +182,7 @@ def from_evidence(
     compile_policy(read_documents((), texts={"the new document": text}))
     if found.debug:
         ui.note("the evidence is of a debug workload: every provider refuses it")
-    return _written(text, out)
+    return _written(text, out, as_json=as_json)
 
 
 @policy_app.command
@@ -197,7 +202,7 @@ def lint(*policy: Path, at: Moment = None, as_json: JsonFlag = False) -> int:
             {"dangerous": bool(dangers), "findings": [asdict(f) for f in found]}
         )
     else:
-        count = f"{len(dangers)} dangers, {len(found) - len(dangers)} pieces of advice"
+        count = f"dangers {len(dangers)}, pieces of advice {len(found) - len(dangers)}"
         ui.verdict(
             "dangerous" if dangers else "clean",
             count if found else "",
@@ -379,17 +384,22 @@ register(policy_app, _asked)
 # -- what they share --------------------------------------------------------------
 
 
-def _written(text: str, out: Path) -> int:
-    if str(out) == "-":
+def _written(text: str, out: Path, *, as_json: bool) -> int:
+    to_file = str(out) != "-"
+    if to_file:
+        try:
+            with out.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as e:
+            detail = f"{out}: {e.strerror}; choose another file with --out"
+            raise SettingsError(Code.POLICY_INVALID, detail) from e
+    if as_json:
+        place = str(out) if to_file else None
+        ui.print_json({"version": 1, "written": place, "document": text})
+    elif to_file:
+        ui.verdict("written", str(out), tone="yes")
+    else:
         sys.stdout.write(text)
-        return ui.EXIT_YES
-    try:
-        with out.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as e:
-        detail = f"{out}: {e.strerror}; choose another file with --out"
-        raise SettingsError(Code.POLICY_INVALID, detail) from e
-    ui.verdict("written", str(out), tone="yes")
     return ui.EXIT_YES
 
 

@@ -21,6 +21,7 @@ from tightseal.cli.passphrase import asker, new_passphrase
 from tightseal.cli.policy_approvers import root, tenant
 from tightseal.cli.policy_input import seconds_of
 from tightseal.cli.policy_show import (
+    changes_title,
     last_published,
     pinned_root,
     show_changes,
@@ -56,6 +57,7 @@ from tightseal.policy.bundle.tree import (
     role_states,
 )
 from tightseal.policy.bundle.verify import ExpiredMetadata, verify_bundle
+from tightseal.policy.diff import Difference
 from tightseal.policy.lint import Finding, LintId, Severity, lint
 from tightseal.policy.read import Parsed
 
@@ -188,9 +190,8 @@ def sign(
     content = read_content(plan.tree.documents)
     dangers = _dangers(plan, content.documents, accept_danger, now=now)
     if dangers:
-        return _refuse_danger(dangers, as_json=as_json)
-    since = "anything" if last is None else f"version {last.verified.version}"
-    title = f"changes since {since} was published"
+        return _refuse_danger(dangers, found, pin, as_json=as_json)
+    title = changes_title(last)
     ask = bool(plan.roles) and not yes and not as_json and sys.stdin.isatty()
     if ask:
         ui.verdict("to sign", _roles_text(plan), tone="unsure")
@@ -216,6 +217,7 @@ def sign(
                 "waiting_for": list(waits),
                 "roles": states_json(states),
                 "changes": [asdict(difference) for difference in found],
+                "dangers": [],
             }
         )
         return ui.EXIT_YES
@@ -351,13 +353,29 @@ def _role_of(document: str) -> str:
     return TARGETS if owner is None else tenant_role(owner)
 
 
-def _refuse_danger(dangers: Sequence[Finding], *, as_json: bool) -> int:
+def _refuse_danger(
+    dangers: Sequence[Finding],
+    found: Sequence[Difference],
+    pin: bytes,
+    *,
+    as_json: bool,
+) -> int:
     if as_json:
         ui.print_json(
-            {"version": 1, "signed": [], "dangers": [asdict(d) for d in dangers]}
+            {
+                "version": 1,
+                "policy_root": pin.hex(),
+                "signed": [],
+                "written": [],
+                "complete": False,
+                "waiting_for": None,
+                "roles": None,
+                "changes": [asdict(difference) for difference in found],
+                "dangers": [asdict(danger) for danger in dangers],
+            }
         )
         return ui.EXIT_NO
-    ui.verdict("not signed", f"{len(dangers)} dangers", tone="no")
+    ui.verdict("not signed", f"dangers {len(dangers)}", tone="no")
     for finding in dangers:
         show_finding(finding)
         ui.facts([("or accept it", f"--accept-danger {finding.id}")])

@@ -66,11 +66,13 @@ def read_documents(
 
     Raises:
         SettingsError: ``policy_invalid``, with place and field.
-        UsageError: nothing is named.
+        UsageError: nothing is named, or a folder without documents.
     """
     named = dict(texts or {})
     for path in paths:
         files = sorted(path.glob("*.toml")) if path.is_dir() else [path]
+        if not files:
+            raise UsageError(f"{path}: no .toml file directly in it{_below(path)}")
         for file in files:
             try:
                 named[str(file)] = read_bytes(file).decode()
@@ -79,6 +81,12 @@ def read_documents(
     if not named:
         raise UsageError("name a policy document, or a folder with some")
     return [parse(text, name=name) for name, text in named.items()]
+
+
+def _below(path: Path) -> str:
+    """Where the documents are, if this is a folder of approvers."""
+    there = path / "targets" / "policy"
+    return f"; name {there}" if there.is_dir() else ""
 
 
 def claims_from(

@@ -12,7 +12,13 @@ from typing import Any, Final
 from tightseal.cli import ui
 from tightseal.cli.policy_text import show_workload
 from tightseal.errors import Code, SettingsError, TightsealError
-from tightseal.policy.bundle.archive import MAX_BUNDLE_BYTES, root_path, unpack
+from tightseal.policy.bundle.archive import (
+    MAX_BUNDLE_BYTES,
+    root_path,
+    tenant_of_target,
+    tenant_role,
+    unpack,
+)
 from tightseal.policy.bundle.draft import pending
 from tightseal.policy.bundle.folder import (
     APPROVERS,
@@ -22,7 +28,13 @@ from tightseal.policy.bundle.folder import (
     read_published,
 )
 from tightseal.policy.bundle.summary import changes
-from tightseal.policy.bundle.tree import RoleState, Tree, read_tree, role_states
+from tightseal.policy.bundle.tree import (
+    TARGETS,
+    RoleState,
+    Tree,
+    read_tree,
+    role_states,
+)
 from tightseal.policy.bundle.verify import (
     ExpiredMetadata,
     VerifiedBundle,
@@ -34,6 +46,7 @@ from tightseal.policy.read import Parsed
 
 __all__ = [
     "Last",
+    "changes_title",
     "is_signed_policy",
     "last_published",
     "pinned_root",
@@ -173,15 +186,26 @@ def show_signed_policy(path: Path, *, now: int, as_json: bool) -> int:
     ui.facts([("policy root", root.hex()), *(("waits for", text) for text in waits)])
     show_roles(states)
     ui.heading("documents")
-    ui.facts((_mark(path, unsigned), path) for path in sorted(tree.documents))
+    waiting = {state.role for state in states if state.missing}
+    ui.facts((_mark(path, unsigned, waiting), path) for path in sorted(tree.documents))
     if found:
-        since = "anything" if last is None else f"version {last.verified.version}"
-        show_changes(found, title=f"changes since {since} was published")
+        show_changes(found, title=changes_title(last))
     return ui.EXIT_NO if waits else ui.EXIT_YES
 
 
-def _mark(path: str, unsigned: Iterable[str]) -> str:
-    return "not signed" if path in unsigned else "signed"
+def changes_title(last: Last | None) -> str:
+    """What stands over changes, and behind ``no`` where there are none."""
+    if last is None:
+        return "changes from an empty policy: nothing was published before"
+    return f"changes since version {last.verified.version} was published"
+
+
+def _mark(path: str, unsigned: Iterable[str], waiting: Iterable[str]) -> str:
+    if path in unsigned:
+        return "not signed"
+    owner = tenant_of_target(path)
+    role = TARGETS if owner is None else tenant_role(owner)
+    return "waits" if role in waiting else "signed"
 
 
 def _bundle(path: Path) -> dict[str, bytes]:

@@ -109,9 +109,10 @@ def show_explanation(told: Explanation) -> None:
 
 
 def difference_row(difference: Difference) -> tuple[str, str]:
-    """A difference within a workload."""
+    """A difference within a workload or a role."""
     change = f"{difference.before} -> {difference.after}"
-    return difference.field or "workload", change
+    whole = "role" if difference.workload.startswith("role ") else "workload"
+    return difference.field or whole, change
 
 
 def show_workload(rules: WorkloadRules) -> None:
@@ -160,4 +161,6 @@ def _plain_text(value: Any) -> str:
         return "; ".join(parts)
     if isinstance(value, list):
         return ", ".join(_plain_text(item) or "''" for item in value) or "none"
+    if isinstance(value, bool):
+        return str(value).lower()
     return str(value)

@@ -132,9 +132,16 @@ class Client:
         length: int = DEFAULT_KEY_BYTES,
         part: KeyPart = KeyPart.PRIVATE,
         generation: Generation = GenerationName.CURRENT,
+        create: bool = False,
     ) -> Secret:
-        """Get one key, without its receipt; raises as :meth:`keys`."""
-        released = self.keys(KeyRequest(purpose, label, length, part, generation))
+        """Get one key, without its receipt; raises as :meth:`keys`.
+
+        With ``create`` a wrapped key is made, which must not be there yet. Where the
+        answer was lost for good, a second ``create`` is refused with ``key_exists``:
+        open the key then.
+        """
+        request = KeyRequest(purpose, label, length, part, generation, create)
+        released = self.keys(request)
         return released.get(purpose, label, generation=generation)
 
     def public_key(

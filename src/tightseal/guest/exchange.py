@@ -82,6 +82,8 @@ def check_requests(keys: tuple[KeyRequest, ...]) -> None:
         if not MIN_KEY_BYTES <= key.length <= MAX_KEY_BYTES:
             bounds = f"{MIN_KEY_BYTES} to {MAX_KEY_BYTES}"
             raise _malformed(f"length {key.length}, expected {bounds}")
+        if key.create and key.part is KeyPart.PUBLIC:
+            raise _malformed("a key is created whole, not by its public half")
         if key.part is KeyPart.PUBLIC and key.length != PRIVATE_BYTES:
             detail = f"the public half of a pair goes by the length {PRIVATE_BYTES}"
             raise _malformed(f"length {key.length}: {detail}")

@@ -58,7 +58,7 @@ class ReleasedKey:
     Attributes:
         request: what was asked for.
         type: raw bytes, or which kind of pair; the provider's policy decides it.
-        generation: version of the root that it was derived from.
+        generation: version of the root that it was derived from, or is wrapped under.
         secret: ``request.length`` bytes of a raw key; of a pair the private half, 32
             bytes, or the public half where that was asked for.
     """

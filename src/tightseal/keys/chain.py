@@ -12,18 +12,20 @@ level                 value that enters
 ``KDF_PURPOSE``       ``purpose``
 ``KDF_LABEL``         raw keys: ``[label, length in bytes]``
 ``KDF_KEY_PAIR``      key pairs, in its place: ``[type, label, length of the seed]``
+``KDF_WRAPPED_KEY``   wrapping keys, in its place: ``[type, label, length of the key]``
 ====================  ==========================================================
 
 The KDF is that of the whole chain. Inner nodes have the size of its hash (32, 48 or 64
 bytes); the length asked for is part of the last step, so that a short key is never a
 prefix of a longer one. A raw key and the pairs of the same purpose and label stand side
-by side, none above another: who holds one can compute none of the others. The formula
-is frozen by ``tests/data/key_vectors.json``.
+by side, none above another: who holds one can compute none of the others. So do the
+keys that wrap: who once got the derived key opens no wrapped one. The formula is frozen
+by ``tests/data/key_vectors.json``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tightseal.errors import Code, KeyReleaseError
 from tightseal.keys.form import check_path
@@ -37,7 +39,10 @@ if TYPE_CHECKING:
     from tightseal.model.canonical import Value
     from tightseal.model.keypath import KeyPath
 
-__all__ = ["derive", "released_key"]
+__all__ = ["WRAPPING_KEY_BYTES", "derive", "part_of", "released_key", "wrapping_key"]
+
+WRAPPING_KEY_BYTES: Final = 32
+"""Length of a key that wraps another one."""
 
 
 def released_key(root: Secret, path: KeyPath, part: KeyPart) -> Secret:
@@ -53,16 +58,24 @@ def released_key(root: Secret, path: KeyPath, part: KeyPart) -> Secret:
         KeyReleaseError: as :func:`derive`; ``key_path_invalid`` for the public half of
             a raw key.
     """
+    return part_of(derive(root, path), path, part)
+
+
+def part_of(key: Secret, path: KeyPath, part: KeyPart) -> Secret:
+    """A part of a key: itself, or the public half of a pair, and then it is wiped.
+
+    Raises:
+        KeyReleaseError: ``key_path_invalid`` for the public half of a raw key.
+    """
     if part is KeyPart.PRIVATE:
-        return derive(root, path)
-    if path.key_type is KeyType.RAW:
-        detail = "a raw key has no public half"
-        raise KeyReleaseError(Code.KEY_PATH_INVALID, detail)
-    private = derive(root, path)
+        return key
     try:
-        return Secret(public_half(private, path.key_type))
+        if path.key_type is KeyType.RAW:
+            detail = "a raw key has no public half"
+            raise KeyReleaseError(Code.KEY_PATH_INVALID, detail)
+        return Secret(public_half(key, path.key_type))
     finally:
-        private.wipe()
+        key.wipe()
 
 
 def derive(root: Secret, path: KeyPath) -> Secret:
@@ -76,6 +89,35 @@ def derive(root: Secret, path: KeyPath) -> Secret:
         KeyReleaseError: ``key_path_invalid``, where a field is malformed;
             ``sealing_key_unavailable``, where the root is short or all zero.
     """
+    node = _purpose_node(root, path)
+    try:
+        return _last_level(node, path)
+    finally:
+        node.wipe()
+
+
+def wrapping_key(root: Secret, path: KeyPath) -> Secret:
+    """The key that wraps the random key of ``path``: 32 bytes, for one AEAD alone.
+
+    Raises:
+        KeyReleaseError: as :func:`derive`.
+    """
+    node = _purpose_node(root, path)
+    value: list[Value] = [path.key_type.value, path.label, path.length]
+    try:
+        return step(
+            path.kdf,
+            parent=node,
+            label=Label.KDF_WRAPPED_KEY,
+            value=value,
+            length=WRAPPING_KEY_BYTES,
+        )
+    finally:
+        node.wipe()
+
+
+def _purpose_node(root: Secret, path: KeyPath) -> Secret:
+    """The last node that keys of one purpose share; the caller wipes it."""
     check_path(path)
     check_root(root)
     node = root
@@ -90,9 +132,7 @@ def derive(root: Secret, path: KeyPath) -> Secret:
         if node is not root:
             node.wipe()
         node = child
-    key = _last_level(node, path)
-    node.wipe()
-    return key
+    return node
 
 
 def _last_level(purpose: Secret, path: KeyPath) -> Secret:

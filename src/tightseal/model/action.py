@@ -27,6 +27,7 @@ from tightseal.model.usage import key_record
 __all__ = [
     "ACTION_ID_BYTES",
     "ACTION_VERSION",
+    "KEYRING_ACTIONS",
     "KEYRING_ID_BYTES",
     "MAX_SIGNATURES",
     "POLICY_ROOT_BYTES",
@@ -37,6 +38,7 @@ __all__ = [
     "AdoptParameters",
     "KeyParameters",
     "KeySource",
+    "KeyringParameters",
     "Parameters",
     "Signature",
     "SignedAction",
@@ -65,6 +67,12 @@ class ActionKind(StrEnum):
 
     RESET_USAGE = "reset-usage"
     """Counting of a purpose's releases begins anew."""
+
+    ROTATE_KEYRING = "rotate-keyring"
+    """A new generation of the root is current from then on."""
+
+    DESTROY_GENERATION = "destroy-generation"
+    """The bytes of a retired generation are dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +188,30 @@ class AdoptParameters(KeyParameters):
         }
 
 
-Parameters: TypeAlias = KeyParameters | AdoptParameters
-"""``adopt`` has ``AdoptParameters``, every other kind ``KeyParameters``."""
+@dataclass(frozen=True, slots=True)
+class KeyringParameters:
+    """What a change of the keyring needs.
+
+    Attributes:
+        counter: that the keyring must have; an action that was done finds another one.
+        generation: that is to be destroyed; ``None`` for a rotation.
+    """
+
+    counter: int
+    generation: int | None = None
+
+    def as_value(self) -> Value:
+        """The parameters as a canonical value."""
+        return {"counter": self.counter, "generation": self.generation}
+
+
+KEYRING_ACTIONS: Final = frozenset(
+    {ActionKind.ROTATE_KEYRING, ActionKind.DESTROY_GENERATION}
+)
+"""Kinds that change the keyring; their parameters are ``KeyringParameters``."""
+
+Parameters: TypeAlias = KeyParameters | AdoptParameters | KeyringParameters
+"""``adopt`` has ``AdoptParameters``, every other kind about keys ``KeyParameters``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from tightseal.errors import Code, RequestError
 from tightseal.model.action import (
     ACTION_ID_BYTES,
     ACTION_VERSION,
+    KEYRING_ACTIONS,
     KEYRING_ID_BYTES,
     MAX_SIGNATURES,
     POLICY_ROOT_BYTES,
@@ -27,6 +28,7 @@ from tightseal.model.action import (
     ActionKind,
     AdoptParameters,
     KeyParameters,
+    KeyringParameters,
     KeySource,
     Parameters,
     Signature,
@@ -35,6 +37,7 @@ from tightseal.model.action import (
 from tightseal.model.base64url import decode_base64url, encode_base64url
 from tightseal.model.canonical import Value
 from tightseal.model.claims import Tee
+from tightseal.model.generation import MAX_GENERATION
 from tightseal.model.keypath import Authority, Kdf
 from tightseal.model.settings import Name
 from tightseal.model.wire_fields import PurposeText, Seconds, exactly
@@ -61,6 +64,10 @@ _Values = Annotated[dict[str, str], msgspec.Meta(max_length=MAX_SOURCE_VALUES)]
 _AuthorityKind = Literal["policy_root", "settings_digest"]
 
 
+MAX_COUNTER: Final = (1 << 53) - 1
+"""Highest counter of a keyring: the last integer that every JSON reader can tell."""
+
+
 class _Form(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What every object of the file has in common."""
 
@@ -84,6 +91,11 @@ class _Key(_Form, frozen=True, kw_only=True):
 class _Adopt(_Key, frozen=True, kw_only=True):
     source: _Source
     replaces: str | None = None
+
+
+class _Keyring(_Form, frozen=True, kw_only=True):
+    counter: Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNTER)]
+    generation: Annotated[int, msgspec.Meta(ge=1, le=MAX_GENERATION)] | None = None
 
 
 class _Action(_Form, frozen=True, kw_only=True):
@@ -190,6 +202,9 @@ def _action(text: _Action) -> Action:
 
 
 def _parameters(text: _Action) -> Parameters:
+    if text.kind in KEYRING_ACTIONS:
+        keyring = _within(text.parameters, _Keyring)
+        return KeyringParameters(keyring.counter, keyring.generation)
     if text.kind is not ActionKind.ADOPT:
         key = _within(text.parameters, _Key)
         return KeyParameters(key.tenant, key.workload, key.purpose)

@@ -132,7 +132,7 @@ class KeyFacts:
     Attributes:
         key_type: raw bytes, or which kind of pair; policy decides it.
         part: the key itself, or the public half of a pair.
-        generation: version of the root that it was derived from.
+        generation: version of the root that it was derived from, or is wrapped under.
     """
 
     key_type: KeyType

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tightseal.model.keypath import KeyPath
 from tightseal.model.usage import UsageDemand
 
-__all__ = ["Grant", "Reason"]
+__all__ = ["Grant", "Reason", "WrappedUse"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,19 @@ class Reason:
     expected: str
     got: str
     satisfied: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WrappedUse:
+    """A key that is not derived but lies in a record, wrapped under the root.
+
+    Attributes:
+        record: the name of its record; see ``model.usage.wrapped_record``.
+        create: make it, where it must not be there; else open it, where it must.
+    """
+
+    record: str
+    create: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +48,8 @@ class Grant:
             rule of which a private part was asked for.
         adopted: for each path whose key was adopted from another path, the name of the
             record that says from which; ``None`` for others. In the order of ``paths``.
+        wrapped: for each path whose key is wrapped, its record; ``None`` for others. In
+            the order of ``paths``.
     """
 
     paths: tuple[KeyPath, ...]
@@ -43,3 +58,4 @@ class Grant:
     image: str = ""
     usage: tuple[UsageDemand, ...] = ()
     adopted: tuple[str | None, ...] = ()
+    wrapped: tuple[WrappedUse | None, ...] = ()

@@ -179,6 +179,8 @@ class KeyRequest:
             private half, whichever part is asked for.
         part: the key itself, or the public half of a pair.
         generation: which version of the root; in words, or by number.
+        create: make a wrapped key that must not be there yet; without it a key is only
+            opened. Derived keys are there by themselves and are never created.
     """
 
     purpose: str
@@ -186,6 +188,7 @@ class KeyRequest:
     length: int = DEFAULT_KEY_BYTES
     part: KeyPart = KeyPart.PRIVATE
     generation: Generation = GenerationName.CURRENT
+    create: bool = False
 
     def as_value(self) -> Value:
         """The request as a canonical value; a generation is a text or a number."""
@@ -196,4 +199,5 @@ class KeyRequest:
             self.length,
             self.part.value,
             asked.value if isinstance(asked, GenerationName) else asked,
+            self.create,
         ]

@@ -38,6 +38,7 @@ __all__ = [
     "LimitSettings",
     "PlatformRule",
     "ReleaseSettings",
+    "RootKind",
     "SnpMinimum",
 ]
 
@@ -78,8 +79,18 @@ DECIDED_BY_DOCUMENTS: Final = (
 )
 """Settings of the built-in policy; under a policy root the documents decide instead."""
 
-MEASURED_ALONE: Final = ("policy_root", "simulated_roots")
+MEASURED_ALONE: Final = ("policy_root", "root", "keyring_id", "simulated_roots")
 """Settings that no bundle can change: they say whom to believe in the first place."""
+
+
+class RootKind(StrEnum):
+    """What keys are derived from."""
+
+    PLATFORM = "platform"
+    """The platform's own sealing key: the sidecar, which stores nothing."""
+
+    KEYRING = "keyring"
+    """Random roots in a keyring, opened through slots: the service."""
 
 
 class ExpiredPolicy(StrEnum):
@@ -189,6 +200,9 @@ class ReleaseSettings(
         policy_root: the pinned policy root, 64 hex digits: documents in signed bundles
             decide. Empty: the built-in policy of these settings. ``first-start``: the
             root of the first bundle that comes, in simulated worlds only.
+        root: whether keys come from the platform's sealing key or from a keyring.
+        keyring_id: the one keyring that is opened, 64 hex digits; empty: any that opens
+            here. Workloads pin it in any case.
         expired_policy: whether a policy whose signatures have expired goes on.
         legacy: the framed TCP protocol.
         limits: bounds on requests.
@@ -226,6 +240,8 @@ class ReleaseSettings(
     policy_root: Annotated[
         str, msgspec.Meta(pattern=rf"^([0-9a-f]{{64}}|{FIRST_START})?\Z")
     ] = ""
+    root: RootKind = RootKind.PLATFORM
+    keyring_id: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
     expired_policy: ExpiredPolicy = ExpiredPolicy.KEEP
     legacy: LegacySettings = LegacySettings()
     limits: LimitSettings = LimitSettings()

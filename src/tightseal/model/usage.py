@@ -14,7 +14,14 @@ from typing import Final
 from tightseal.model.canonical import labelled
 from tightseal.model.labels import Label
 
-__all__ = ["MAX_PER_HOUR", "MAX_TOTAL", "UsageDemand", "UsageRule", "key_record"]
+__all__ = [
+    "MAX_PER_HOUR",
+    "MAX_TOTAL",
+    "UsageDemand",
+    "UsageRule",
+    "key_record",
+    "wrapped_record",
+]
 
 MAX_PER_HOUR: Final = 1000
 MAX_TOTAL: Final = 1 << 32
@@ -24,6 +31,12 @@ MAX_TOTAL: Final = 1 << 32
 def key_record(*, tenant: str, workload: str, purpose: str) -> str:
     """The name of a record about one purpose of a workload; 64 hex digits."""
     value = labelled(Label.KEY_RECORD, [tenant, workload, purpose])
+    return hashlib.sha256(value).hexdigest()
+
+
+def wrapped_record(*, tenant: str, workload: str, purpose: str, label: str) -> str:
+    """The name of the record of one wrapped key of a workload; 64 hex digits."""
+    value = labelled(Label.WRAPPED_RECORD, [tenant, workload, purpose, label])
     return hashlib.sha256(value).hexdigest()
 
 

@@ -235,6 +235,18 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
         )
 
 
+class KeyringJson(msgspec.Struct, frozen=True):
+    """Which version of a keyring is in use.
+
+    Attributes:
+        generation: that new keys come from.
+        counter: of the keyring's changes.
+    """
+
+    generation: int
+    counter: int
+
+
 class InfoResponse(msgspec.Struct, frozen=True):
     """``GET /v1/info``: what the provider says of itself; unsigned, for people.
 
@@ -247,6 +259,7 @@ class InfoResponse(msgspec.Struct, frozen=True):
         legacy: whether the framed TCP protocol is served.
         policy: the signed policy in force, or null.
         anchor: what notices that its whole state was put back, or null.
+        keyring: the version of the keyring in use; null in the sidecar shape.
     """
 
     versions: list[int]
@@ -257,6 +270,7 @@ class InfoResponse(msgspec.Struct, frozen=True):
     legacy: bool
     policy: PolicyJson | None = None
     anchor: AnchorClass | None = None
+    keyring: KeyringJson | None = None
 
 
 _MAX_BYTES: Final[dict[type[msgspec.Struct], int]] = {

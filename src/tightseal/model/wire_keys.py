@@ -84,6 +84,7 @@ class KeyItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         length: bytes; 32 for the purpose of a pair, whichever part is asked for.
         part: the key itself, or the public half of a pair.
         generation: ``current``, ``previous``, or a number.
+        create: make a wrapped key that must not be there yet.
     """
 
     purpose: PurposeText
@@ -93,22 +94,29 @@ class KeyItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
     part: KeyPart = KeyPart.PRIVATE
     generation: GenerationName | GenerationNumber = GenerationName.CURRENT
+    create: bool = False
 
     @classmethod
     def of(cls, request: KeyRequest) -> KeyItem:
         """Encode a key request."""
         return cls(
-            request.purpose,
-            request.label,
-            request.length,
-            request.part,
-            request.generation,
+            purpose=request.purpose,
+            label=request.label,
+            length=request.length,
+            part=request.part,
+            generation=request.generation,
+            create=request.create,
         )
 
     def parsed(self) -> KeyRequest:
         """The key request."""
         return KeyRequest(
-            self.purpose, self.label, self.length, self.part, self.generation
+            purpose=self.purpose,
+            label=self.label,
+            length=self.length,
+            part=self.part,
+            generation=self.generation,
+            create=self.create,
         )
 
 

@@ -17,9 +17,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tightseal.errors import Code, RequestError
 from tightseal.model.action import (
+    KEYRING_ACTIONS,
     Action,
     ActionKind,
     AdoptParameters,
+    KeyringParameters,
     KeySource,
     Signature,
     SignedAction,
@@ -85,7 +87,7 @@ def authorise(
        ``MAX_LIFE_SECONDS``.
     4. ``source``: a key is adopted only from under this very policy root.
     5. ``role``: a role allows this kind for this tenant. A tenant's role adopts only
-       from the tenant's own keys.
+       from the tenant's own keys, and leaves the keyring alone.
     6. ``signatures``: as many different keys of one such role as its threshold have
        signed; what other keys signed, and what does not verify, counts for nothing.
 
@@ -131,7 +133,14 @@ def check_form(action: Action) -> None:
     """
     parameters = action.parameters
     adopts = isinstance(parameters, AdoptParameters)
-    if adopts != (action.kind is ActionKind.ADOPT):
+    changes_keyring = isinstance(parameters, KeyringParameters)
+    fits = adopts == (action.kind is ActionKind.ADOPT) and changes_keyring == (
+        action.kind in KEYRING_ACTIONS
+    )
+    if isinstance(parameters, KeyringParameters):
+        destroys = action.kind is ActionKind.DESTROY_GENERATION
+        fits = fits and destroys == (parameters.generation is not None)
+    if not fits:
         detail = f"{action.kind.value} with {type(parameters).__name__}"
         raise _refused(Code.ACTION_MALFORMED, "form", detail)
     if isinstance(parameters, AdoptParameters):
@@ -204,11 +213,7 @@ def _told(authority: Authority) -> str:
 
 def _check_role(action: Action, roles: Sequence[Role]) -> list[Role]:
     """The roles that allow it, which is not yet to say that they signed."""
-    parameters = action.parameters
-    tenants = {parameters.tenant}
-    if isinstance(parameters, AdoptParameters):
-        # Else a tenant's operators would help themselves to another tenant's keys.
-        tenants.add(parameters.source.tenant)
+    tenants = _tenants(action)
     allowing = [
         role
         for role in roles
@@ -216,10 +221,21 @@ def _check_role(action: Action, roles: Sequence[Role]) -> list[Role]:
         and (role.tenant is None or tenants == {role.tenant})
     ]
     if not allowing:
-        named = " and ".join(sorted(tenants))
+        named = " and ".join(sorted(tenants)) or "every tenant"
         detail = f"no role of the policy allows {action.kind.value} for {named}"
         raise _refused(Code.ACTION_NOT_ALLOWED, "role", detail)
     return allowing
+
+
+def _tenants(action: Action) -> set[str]:
+    """Whose keys it is about; a change of the keyring is about everybody's."""
+    parameters = action.parameters
+    if isinstance(parameters, KeyringParameters):
+        return set()
+    if isinstance(parameters, AdoptParameters):
+        # Else a tenant's operators would help themselves to another tenant's keys.
+        return {parameters.tenant, parameters.source.tenant}
+    return {parameters.tenant}
 
 
 def _check_signatures(

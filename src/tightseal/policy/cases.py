@@ -66,6 +66,7 @@ class CaseKey(_Form, frozen=True, kw_only=True):
         DEFAULT_KEY_BYTES
     )
     part: KeyPart = KeyPart.PRIVATE
+    create: bool = False
 
 
 class Case(_Form, frozen=True, kw_only=True):
@@ -166,7 +167,10 @@ def _run(
 ) -> Result:
     told = judge_as(
         claims,
-        keys=tuple(KeyRequest(k.purpose, k.label, k.length, k.part) for k in case.key),
+        keys=tuple(
+            KeyRequest(k.purpose, k.label, k.length, k.part, create=k.create)
+            for k in case.key
+        ),
         policy=policy,
         elsewhere=case.provider == "elsewhere",
         protocol=case.protocol,

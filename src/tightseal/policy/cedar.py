@@ -197,6 +197,7 @@ def _context(
         "label": key.label,
         "length": key.length,
         "part": key.part.value,
+        "create": key.create,
     }
     if claims.tcb is not None:
         found["tcb"] = {
@@ -234,6 +235,7 @@ def _schema() -> str:
         "label": "String",
         "length": "Long",
         "part": "String",
+        "create": "Bool",
         "image": "String",
         "protocol": "String",
         "now": "Long",

@@ -13,7 +13,14 @@ from tightseal.model.keypath import (
 from tightseal.model.usage import UsageRule
 from tightseal.policy.compile_dates import seconds
 from tightseal.policy.compiled import KeyRule, Window
-from tightseal.policy.document import Choice, KeyRules, UsageRules, WindowRules
+from tightseal.policy.document import (
+    Choice,
+    KeyRules,
+    Reach,
+    Source,
+    UsageRules,
+    WindowRules,
+)
 from tightseal.policy.locate import Path
 from tightseal.policy.read import FieldFault
 
@@ -37,6 +44,9 @@ def compile_key(rules: KeyRules, identity: IdentityKind, path: Path) -> KeyRule:
     if rules.adopted and identity is not IdentityKind.NAMED:
         message = "a measured key belongs to its measurements; only names adopt"
         raise FieldFault((*path, "adopted"), message)
+    wrapped = rules.source is Source.WRAPPED
+    if wrapped:
+        _check_wrapped(rules, identity, path)
     labels: list[tuple[str, str | None]] = []
     for pattern in sorted(set(rules.labels)):
         prefix, star, suffix = pattern.partition("*")
@@ -55,7 +65,8 @@ def compile_key(rules: KeyRules, identity: IdentityKind, path: Path) -> KeyRule:
         parts=parts,
         published=rules.published,
         adopted=rules.adopted,
-        reach=rules.generations,
+        wrapped=wrapped,
+        reach=Reach.CURRENT if wrapped else rules.generations,
         usage=usage,
         windows=windows,
     )
@@ -68,6 +79,21 @@ def _check_pair(rules: KeyRules, path: Path) -> None:
     if ProtocolClass.LEGACY in rules.protocols:
         message = "the legacy protocol knows raw keys alone"
         raise FieldFault((*path, "protocols"), message)
+
+
+def _check_wrapped(rules: KeyRules, identity: IdentityKind, path: Path) -> None:
+    if identity is not IdentityKind.NAMED:
+        message = "an update would lose a key kept for measurements; only names wrap"
+        raise FieldFault((*path, "source"), message)
+    if rules.adopted:
+        message = "a key is either kept under its own name or another's, derived again"
+        raise FieldFault((*path, "adopted"), message)
+    if ProtocolClass.LEGACY in rules.protocols:
+        message = "the legacy protocol cannot say create or open"
+        raise FieldFault((*path, "protocols"), message)
+    if rules.generations is Reach.PREVIOUS:
+        message = "a wrapped key is the same under every version of the root"
+        raise FieldFault((*path, "generations"), message)
 
 
 def _check_public(rules: KeyRules, identity: IdentityKind, path: Path) -> None:

@@ -93,6 +93,7 @@ class KeyRule:
         parts: what may leave; never the public part of a raw key, which has none.
         published: whether anybody may have public parts, without evidence.
         adopted: whether the key is another path's, put under this name by an action.
+        wrapped: whether the key is random and kept, in place of derived.
         reach: how far back in the versions of the root.
         usage: what is counted; ``None`` where nothing is.
         windows: when private parts may leave; always, where there are none.
@@ -107,6 +108,7 @@ class KeyRule:
     parts: frozenset[KeyPart]
     published: bool = False
     adopted: bool = False
+    wrapped: bool = False
     reach: Reach = Reach.ANY
     usage: UsageRule | None = None
     windows: tuple[Window, ...] = ()

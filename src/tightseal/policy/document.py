@@ -42,6 +42,7 @@ __all__ = [
     "RoleRules",
     "SelectorRules",
     "SelectorValue",
+    "Source",
     "TcbRules",
     "UsageRules",
     "WindowRules",
@@ -109,6 +110,16 @@ class Reach(StrEnum):
     CURRENT = "current"
     PREVIOUS = "previous"
     ANY = "any"
+
+
+class Source(StrEnum):
+    """Where the key of a purpose comes from."""
+
+    DERIVED = "derived"
+    """The chain: the same key again at any time, another one from another root."""
+
+    WRAPPED = "wrapped"
+    """Random, made once when a workload says ``create``, and kept under the root."""
 
 
 class SelectorRules(_Rules, frozen=True, kw_only=True):
@@ -224,6 +235,9 @@ class KeyRules(_Rules, frozen=True, kw_only=True):
             workloads only.
         adopted: the key is a measured one that a signed action put under this name;
             without such an action nothing is released.
+        source: ``derived`` from the root, or ``wrapped``: random, made at the explicit
+            ``create`` of a workload and kept in the state store under the current
+            version of the root; named workloads only.
         generations: how far back in the versions of the root requests may reach:
             ``current`` alone, the ``previous`` one too, or ``any`` that still opens.
         usage: how often, when and where.
@@ -247,6 +261,7 @@ class KeyRules(_Rules, frozen=True, kw_only=True):
     )
     published: bool = False
     adopted: bool = False
+    source: Source = Source.DERIVED
     generations: Reach = Reach.ANY
     usage: UsageRules | None = None
 

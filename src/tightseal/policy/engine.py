@@ -18,7 +18,13 @@ from tightseal.model.keypath import IdentityKind, KeyRequest
 from tightseal.policy.circumstances import Circumstances
 from tightseal.policy.compiled import Image, KeyRule, Policy, Workload
 from tightseal.policy.eventlog.facts import EventFacts
-from tightseal.policy.key_rules import demands, judge_cedar, judge_key, record_of
+from tightseal.policy.key_rules import (
+    demands,
+    judge_cedar,
+    judge_key,
+    record_of,
+    wrapped_use,
+)
 from tightseal.policy.paths import key_path, measured_binding, named_binding
 from tightseal.policy.presented import Presented, present
 from tightseal.policy.rules import (
@@ -126,6 +132,7 @@ def decide(
         adopted=tuple(
             record_of(workload, rule) if rule.adopted else None for _, rule in chosen
         ),
+        wrapped=tuple(wrapped_use(workload, rule, key) for key, rule in chosen),
     )
 
 

@@ -4,16 +4,22 @@
 from __future__ import annotations
 
 from tightseal.errors import Code
-from tightseal.model.generation import Generations
+from tightseal.model.generation import GenerationName, Generations
+from tightseal.model.grant import WrappedUse
 from tightseal.model.keypath import IdentityKind, KeyPart, KeyRequest
-from tightseal.model.usage import UsageDemand, UsageRule, key_record
+from tightseal.model.usage import (
+    UsageDemand,
+    UsageRule,
+    key_record,
+    wrapped_record,
+)
 from tightseal.policy.circumstances import Circumstances
 from tightseal.policy.compiled import Image, KeyRule, Workload
 from tightseal.policy.document import Reach
 from tightseal.policy.presented import Presented
 from tightseal.policy.trace import Trace
 
-__all__ = ["demands", "judge_cedar", "judge_key", "record_of"]
+__all__ = ["demands", "judge_cedar", "judge_key", "record_of", "wrapped_use"]
 
 
 def judge_key(
@@ -51,12 +57,16 @@ def judge_key(
         holds=protocol in rule.protocols,
     )
     _judge_form(key, rule, trace)
+    _judge_create(key, rule, trace)
     _judge_generation(key, rule, circumstances.generations, trace)
     if key.part is KeyPart.PRIVATE:
         _judge_usage(rule, circumstances.signed_time, now, trace)
     if rule.adopted:
         expected = "an action has put it under this name"
         trace.note(f"adoption of {key.purpose}", expected, "looked up at the release")
+    if rule.wrapped:
+        expected = "there is none yet" if key.create else "it was created"
+        trace.note(f"key of {key.purpose}", expected, "looked up at the release")
 
 
 def _purposes(workload: Workload) -> str:
@@ -65,10 +75,33 @@ def _purposes(workload: Workload) -> str:
     return " or ".join(known.purpose for known in workload.keys) or "none"
 
 
+def _judge_create(key: KeyRequest, rule: KeyRule, trace: Trace) -> None:
+    """Only what is kept can be created, and by whoever may then have all of it."""
+    if not key.create:
+        return
+    kind = "wrapped" if rule.wrapped else "derived"
+    trace.judge(
+        Code.CREATE_NOT_ALLOWED,
+        f"create of {key.purpose}",
+        f"the {KeyPart.PRIVATE.value} part of a wrapped key",
+        f"the {key.part.value} part of a {kind} key",
+        holds=rule.wrapped and key.part is KeyPart.PRIVATE,
+    )
+
+
 def _judge_generation(
     key: KeyRequest, rule: KeyRule, generations: Generations, trace: Trace
 ) -> None:
     """Which version of the root; older ones are for data that was not moved yet."""
+    if rule.wrapped:
+        trace.judge(
+            Code.GENERATION_NOT_ALLOWED,
+            f"generation of {key.purpose}",
+            f"{GenerationName.CURRENT.value}, as a wrapped key is the same under all",
+            str(key.generation),
+            holds=key.generation is GenerationName.CURRENT,
+        )
+        return
     number = generations.number(key.generation)
     trace.judge(
         Code.GENERATION_UNKNOWN,
@@ -209,3 +242,18 @@ def record_of(workload: Workload, rule: KeyRule) -> str:
     return key_record(
         tenant=workload.tenant, workload=workload.name, purpose=rule.purpose
     )
+
+
+def wrapped_use(
+    workload: Workload, rule: KeyRule, key: KeyRequest
+) -> WrappedUse | None:
+    """The record of a wrapped key, and what is asked of it; ``None`` for others."""
+    if not rule.wrapped:
+        return None
+    record = wrapped_record(
+        tenant=workload.tenant,
+        workload=workload.name,
+        purpose=rule.purpose,
+        label=key.label,
+    )
+    return WrappedUse(record, create=key.create)

@@ -54,6 +54,7 @@ def key_path(
     circumstances: Circumstances,
 ) -> KeyPath:
     """The path of a request that its rule allows; the part asked for is not in it."""
+    # A wrapped key is granted under the current one; its record says which it has.
     generation = circumstances.generations.number(key.generation)
     assert generation is not None, "judged before"
     return KeyPath(

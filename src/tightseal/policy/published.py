@@ -8,7 +8,7 @@ from tightseal.model.grant import Grant
 from tightseal.model.keypath import KeyPart, KeyRequest, ProtocolClass
 from tightseal.policy.circumstances import Circumstances
 from tightseal.policy.compiled import Policy, Workload
-from tightseal.policy.key_rules import judge_key, record_of
+from tightseal.policy.key_rules import judge_key, record_of, wrapped_use
 from tightseal.policy.paths import key_path, named_binding
 from tightseal.policy.trace import Trace
 
@@ -73,6 +73,7 @@ def grant_published(
         reasons=tuple(trace.reasons),
         workload=str(found),
         adopted=(record_of(found, rule) if rule.adopted else None,),
+        wrapped=(wrapped_use(found, rule, key),),
     )
 
 

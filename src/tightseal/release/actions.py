@@ -26,11 +26,13 @@ from tightseal.errors import (
     ServiceError,
     TightsealError,
 )
+from tightseal.keys.keyring import Keyring, destroy, rotate
 from tightseal.model.action import (
     ACTION_ID_BYTES,
     Action,
     ActionKind,
     AdoptParameters,
+    KeyringParameters,
     KeySource,
 )
 from tightseal.model.action_file import source_from_value
@@ -40,6 +42,9 @@ from tightseal.model.ports import JournalEntry
 from tightseal.model.state import Change, Create, Expect, Record, Replace, StateStore
 from tightseal.policy.actions import AuthorisedAction
 from tightseal.policy.usage import reset, without_platform
+from tightseal.release.keyring import Change as KeyringChange
+from tightseal.release.keyring import KeyringKeeper
+from tightseal.release.rewrap import Rewrapper
 from tightseal.release.usage import Transform, usage_change
 
 __all__ = [
@@ -51,6 +56,7 @@ __all__ = [
     "Log",
     "adopted_source",
     "apply_source",
+    "keyring_change",
 ]
 
 ACTION_KIND: Final = "action"
@@ -86,6 +92,7 @@ class ActionDesk:
 
     Args:
         store: holds replay records, adoptions and usage.
+        keyring: that actions may change; ``None`` in the sidecar shape.
         entropy: random bytes, for entry ids; replaced in tests.
     """
 
@@ -93,9 +100,11 @@ class ActionDesk:
         self,
         store: StateStore,
         *,
+        keyring: KeyringKeeper | None = None,
         entropy: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self._store = store
+        self._keyring = keyring
         self._entropy = entropy
 
     def perform(self, authorised: AuthorisedAction, *, now: int, log: Log) -> bytes:
@@ -121,7 +130,7 @@ class ActionDesk:
         """
         action = authorised.action
         _refuse_replay(self._store, action, now=now)
-        _effect(self._store, action, now=now)
+        self._foresee(action, now=now)
         entry_id = self._entropy(ENTRY_ID_BYTES)
         log(_entry(authorised, entry_id=entry_id, now=now))
         try:
@@ -133,8 +142,42 @@ class ActionDesk:
             raise
         return entry_id
 
+    def _foresee(self, action: Action, *, now: int) -> None:
+        """Refuse what cannot be done, before the journal says that it was asked."""
+        parameters = action.parameters
+        if not isinstance(parameters, KeyringParameters):
+            _effect(self._store, action, now=now)
+            return
+        keyring = self._keeper().keyring
+        _require_counter(keyring, parameters)
+        keyring_change(action.kind, parameters, now=now)(keyring)
+
+    def _keeper(self) -> KeyringKeeper:
+        if self._keyring is None:
+            detail = "there is no keyring: the root is the platform's sealing key"
+            raise RequestError(Code.ACTION_NOT_ALLOWED, detail)
+        return self._keyring
+
+    def _change_keyring(
+        self, authorised: AuthorisedAction, parameters: KeyringParameters, *, now: int
+    ) -> None:
+        """The keyring first: its counter keeps a repetition from changing it again."""
+        number = parameters.generation
+        if number is not None:
+            # No key may be wrapped under what is about to be destroyed.
+            Rewrapper(self._store, self._keeper()).give_up(number, now=now)
+        self._keeper().change(
+            keyring_change(authorised.action.kind, parameters, now=now),
+            expected=parameters.counter,
+        )
+        self._store.batch([_replay_record(authorised, now=now)], now=now)
+
     def _commit(self, authorised: AuthorisedAction, *, now: int) -> None:
         action = authorised.action
+        parameters = action.parameters
+        if isinstance(parameters, KeyringParameters):
+            self._change_keyring(authorised, parameters, now=now)
+            return
         for _ in range(MAX_ATTEMPTS):
             effect = _effect(self._store, action, now=now)
             try:
@@ -190,12 +233,37 @@ def apply_source(path: KeyPath, source: KeySource) -> KeyPath:
     )
 
 
+# -- the keyring ------------------------------------------------------------------
+
+
+def keyring_change(
+    kind: ActionKind, parameters: KeyringParameters, *, now: int
+) -> KeyringChange:
+    """What an action does to a keyring.
+
+    Raises:
+        KeyReleaseError: when applied: as the change itself.
+    """
+    number = parameters.generation
+    if kind is ActionKind.DESTROY_GENERATION and number is not None:
+        return lambda keyring: destroy(keyring, number, now=now)
+    return lambda keyring: rotate(keyring, now=now)
+
+
+def _require_counter(keyring: Keyring, parameters: KeyringParameters) -> None:
+    counter = keyring.header.counter
+    if counter != parameters.counter:
+        detail = f"keyring: counter {counter}, the action is for {parameters.counter}"
+        raise ServiceError(Code.STATE_CONFLICT, detail)
+
+
 # -- effects ----------------------------------------------------------------------
 
 
 def _effect(store: StateStore, action: Action, *, now: int) -> Change:
     """What the store must change, beside the replay record."""
     parameters = action.parameters
+    assert not isinstance(parameters, KeyringParameters), "no record of the store"
     if isinstance(parameters, AdoptParameters):
         return _adopt(store, action, parameters, now=now)
     transform = _USAGE[action.kind]

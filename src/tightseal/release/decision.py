@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The second step: claims to a grant, by the policy in force and what it remembers.
 
-    policy decides -> usage is counted -> adopted keys are found -> grant
+    policy decides -> adopted and wrapped keys are found -> usage is counted
+                   -> wrapped keys that are asked for are created -> grant
 
 A denial is in the journal before anybody learns of it.
 """
@@ -16,7 +17,6 @@ from tightseal.model.claims import Claims
 from tightseal.model.grant import Grant
 from tightseal.model.keypath import KeyRequest, ProtocolClass
 from tightseal.model.ports import KeyRoots, NonceRedemption, Recorder
-from tightseal.model.settings import ExpiredPolicy
 from tightseal.platform.attested import AttestedKey
 from tightseal.policy.circumstances import Circumstances
 from tightseal.policy.engine import decide, explain
@@ -25,6 +25,7 @@ from tightseal.release.actions import adopted_source, apply_source
 from tightseal.release.journal import ENTRY_ID_BYTES, Decision, keep_denial
 from tightseal.release.memory import Memory
 from tightseal.release.policy import InForce
+from tightseal.release.wrapped import WrappedKeys, wrapped_of
 
 __all__ = ["Asked", "Decider"]
 
@@ -36,7 +37,8 @@ class Asked:
     Attributes:
         keys: the key requests, in order.
         protocol_class: the way in.
-        tag: SHA-256 of the request, by which a retry is counted once.
+        tag: SHA-256 of the request, by which a retry is counted once; means nothing
+            without a nonce.
         redemption: of the nonce; ``None`` where the protocol has none.
         event_log_hash: SHA-256 of the event log sent along, or ``None``.
     """
@@ -91,8 +93,7 @@ class Decider:
             ServiceError: ``policy_expired``, where settings say so; journal or state
                 failed.
         """
-        if self.in_force.settings.expired_policy is ExpiredPolicy.REFUSE:
-            self.in_force.require_fresh(now=now)
+        self.in_force.require_deciding(now=now)
         try:
             grant = self._by_policy(claims, events, asked=asked, key=key, now=now)
             return self._by_memory(grant, claims, asked=asked, now=now)
@@ -152,12 +153,14 @@ class Decider:
     def _by_memory(
         self, grant: Grant, claims: Claims, *, asked: Asked, now: int
     ) -> Grant:
-        if not grant.usage and not any(grant.adopted):
+        wrapped = wrapped_of(grant)
+        if not grant.usage and not any(grant.adopted) and not wrapped:
             return grant
         if self.memory is None:
-            detail = "the policy counts or adopts, and there is no state store"
+            detail = "the policy counts, adopts or wraps, and there is no state store"
             raise ServiceError(Code.INTERNAL, detail)
         store = self.memory.store
+        keys = WrappedKeys(store, self.roots, entropy=self.entropy)
         try:
             # Found first: what cannot be derived must not count as a release.
             paths = tuple(
@@ -166,9 +169,13 @@ class Decider:
                 else apply_source(path, adopted_source(store, record, now=now))
                 for path, record in zip(grant.paths, grant.adopted, strict=True)
             )
+            keys.require(wrapped, tag=asked.tag, now=now)
+            # Without a nonce nothing tells a retry from a replay, so each one counts.
+            tag = asked.tag if asked.redemption else None
             self.memory.usage.count(
-                grant.usage, platform=claims.platform, tag=asked.tag, now=now
+                grant.usage, platform=claims.platform, tag=tag, now=now
             )
+            keys.create(wrapped, tag=asked.tag, now=now)
         except PolicyError as denial:
             denial.reasons = (*grant.reasons, *denial.reasons)
             raise

@@ -9,7 +9,7 @@ from typing import Final
 from tightseal.errors import Code, PolicyError, ServiceError
 from tightseal.model.canonical import Value, digest
 from tightseal.model.claims import Claims
-from tightseal.model.grant import Grant, Reason
+from tightseal.model.grant import Grant, Reason, WrappedUse
 from tightseal.model.labels import Label
 from tightseal.model.ports import JournalEntry
 from tightseal.release.policy import InForce
@@ -17,6 +17,16 @@ from tightseal.release.policy import InForce
 __all__ = ["ENTRY_ID_BYTES", "Decision", "keep_denial", "keep_response", "kept_answer"]
 
 ENTRY_ID_BYTES: Final = 16
+
+MAX_REASONS_CHARS: Final = 1 << 17
+"""Longest text of all reasons in one entry; longer ones are each cut.
+
+A document may list so much that the rules of one request outgrow an entry: then each
+release would be counted, and fail at the journal.
+"""
+
+CUT_CHARS: Final = 128
+"""What is left of a long text then: room for the longest name."""
 
 _KEPT_RESPONSE: Final = b"R"
 _KEPT_DENIAL: Final = b"D"
@@ -46,6 +56,8 @@ class Decision:
             "workload": grant.workload,
             "image": grant.image,
         }
+        if any(grant.wrapped):
+            body["wrapped"] = [_wrapped(use) for use in grant.wrapped]
         return self._entry("granted", body, grant.reasons, entry_id=entry_id, now=now)
 
     def denied(self, denial: PolicyError, *, entry_id: bytes, now: int) -> JournalEntry:
@@ -71,7 +83,7 @@ class Decision:
             "settings_digest": in_force.settings_digest,
             "policy": [in_force.version, in_force.digest],
             "single_verifier": claims.single_verifier,
-            "reasons": [[r.rule, r.expected, r.got, r.satisfied] for r in reasons],
+            "reasons": _fitting(reasons),
         }
         return JournalEntry(
             entry_id=entry_id,
@@ -81,6 +93,28 @@ class Decision:
             code=code,
             body=body | shared,
         )
+
+
+def _wrapped(use: WrappedUse | None) -> Value:
+    """Of each key whether it was created or opened; of a derived one neither."""
+    if use is None:
+        return None
+    return "created" if use.create else "opened"
+
+
+def _fitting(reasons: tuple[Reason, ...]) -> list[Value]:
+    """The reasons as an entry can hold them; none is left out."""
+    texts = [(r.rule, r.expected, r.got, r.satisfied) for r in reasons]
+    total = sum(len(text) for *said, _ in texts for text in said)
+    if total <= MAX_REASONS_CHARS:
+        return [list(reason) for reason in texts]
+    return [[_cut(rule), _cut(a), _cut(b), holds] for rule, a, b, holds in texts]
+
+
+def _cut(text: str) -> str:
+    if len(text) <= CUT_CHARS:
+        return text
+    return f"{text[: CUT_CHARS - 1]}…"
 
 
 def keep_response(response: bytes) -> bytes:

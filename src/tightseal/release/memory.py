@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tightseal.model.state import AnchorClass, StateStore
 from tightseal.release.actions import ActionDesk
+from tightseal.release.keyring import KeyringKeeper
 from tightseal.release.usage import UsageCounter
 
 __all__ = ["Memory"]
@@ -18,18 +19,22 @@ class Memory:
 
     Attributes:
         store: sealed records; shared by workers, and perhaps by providers.
+        keyring: that operators may change; ``None`` in the sidecar shape.
         usage: counts releases.
         actions: does what operators ask for, once.
     """
 
     store: StateStore
+    keyring: KeyringKeeper | None = None
     usage: UsageCounter = field(init=False)
     actions: ActionDesk = field(init=False)
 
     def __post_init__(self) -> None:
         """Make both over the store."""
         object.__setattr__(self, "usage", UsageCounter(self.store))
-        object.__setattr__(self, "actions", ActionDesk(self.store))
+        object.__setattr__(
+            self, "actions", ActionDesk(self.store, keyring=self.keyring)
+        )
 
     @property
     def anchor(self) -> AnchorClass:

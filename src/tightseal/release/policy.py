@@ -14,14 +14,21 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Final
 
-from tightseal.errors import Code, RequestError, ServiceError, TightsealError
+from tightseal.errors import (
+    Code,
+    RequestError,
+    ServiceError,
+    SettingsError,
+    TightsealError,
+)
 from tightseal.model.canonical import decode, encode
 from tightseal.model.exchange import PolicyInForce
 from tightseal.model.keypath import Authority
-from tightseal.model.settings import FIRST_START, ReleaseSettings
+from tightseal.model.settings import FIRST_START, ExpiredPolicy, ReleaseSettings
 from tightseal.model.state import Change, Create, Delete, Record, Replace, StateStore
 from tightseal.policy.builtin import builtin_policy
 from tightseal.policy.bundle.archive import unpack
@@ -43,6 +50,9 @@ FIRST_ROOT: Final = "metadata/1.root.json"
 
 MAX_CHUNKS: Final = 120
 """Most chunks of one bundle; two bundles' fit into one batch of the store."""
+
+MAX_READS: Final = 8
+"""Most times that a bundle is read while others put newer ones in its place."""
 
 _KIND: Final = "policy"
 _CHUNK_KIND: Final = "policy-bundle"
@@ -98,7 +108,7 @@ class InForce:
         return self.expires_at is not None and self.expires_at <= now
 
     def require_fresh(self, *, now: int) -> None:
-        """Refuse where it has expired; for health, and where settings say so.
+        """Refuse where it has expired; for health.
 
         Raises:
             ServiceError: ``policy_expired``.
@@ -106,6 +116,18 @@ class InForce:
         if self.expired(now=now):
             detail = f"policy {self.version} expired at {self.expires_at}, now {now}"
             raise ServiceError(Code.POLICY_EXPIRED, detail)
+
+    def require_deciding(self, *, now: int) -> None:
+        """Refuse where it has expired and its settings end it then.
+
+        It decides nothing any more: no release, no public half, and no action by roles
+        that a newer policy, kept away by the host, may have taken back.
+
+        Raises:
+            ServiceError: ``policy_expired``.
+        """
+        if self.settings.expired_policy is ExpiredPolicy.REFUSE:
+            self.require_fresh(now=now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +236,11 @@ class PolicyKeeper:
                     now=now,
                     expired=ExpiredMetadata.REFUSE,
                 )
+                _require_later(verified, self._current if kept else None)
             except TightsealError as e:
-                self._refused = e
+                # A copy: the error's own frames hold the bundle and what was read of
+                # it, and anybody may send one.
+                self._refused = copy(e)
                 raise
             self._keep(store, bundle, verified, before=kept, now=now)
             self._refused = None
@@ -234,22 +259,42 @@ class PolicyKeeper:
             self._look(self._store, now=now)
 
     def _look(self, store: StateStore, *, now: int) -> _Kept | None:
+        record = self._record(store, now=now)
+        if record is None:
+            return None
+        if self._kept is not None and record.version == self._kept.version:
+            return _Kept.decode(record.value)
+        for _ in range(MAX_READS):
+            kept = _Kept.decode(record.value)
+            try:
+                bundle = b"".join(
+                    store.open(_CHUNK_KIND, name, now=now).value
+                    for name in kept.names()
+                )
+            except ServiceError as e:
+                newer = self._record(store, now=now)
+                if e.code is not Code.STATE_MISSING or newer in {None, record}:
+                    raise
+                # Another provider put a newer bundle in its place in between.
+                assert newer is not None
+                record = newer
+                continue
+            self._take(self._load(bundle, kept, now=now), kept)
+            self._kept = record
+            return kept
+        detail = f"policy: newer bundles came first {MAX_READS} times"
+        raise ServiceError(Code.OVERLOADED, detail)
+
+    def _record(self, store: StateStore, *, now: int) -> Record | None:
+        """The record that says which bundle is in force; ``None`` before the first."""
         try:
-            record = store.open(_KIND, _NAME, now=now)
+            return store.open(_KIND, _NAME, now=now)
         except ServiceError as e:
             if e.code is not Code.STATE_MISSING:
                 raise
             if self._kept is not None:
                 raise _strange("it was there before") from e
             return None
-        kept = _Kept.decode(record.value)
-        if self._kept is None or record.version != self._kept.version:
-            bundle = b"".join(
-                store.open(_CHUNK_KIND, name, now=now).value for name in kept.names()
-            )
-            self._take(self._load(bundle, kept, now=now), kept)
-            self._kept = record
-        return kept
 
     def _load(self, bundle: bytes, kept: _Kept, *, now: int) -> VerifiedBundle:
         if hashlib.sha256(bundle).digest() != kept.marks.digest:
@@ -321,6 +366,16 @@ class PolicyKeeper:
             issued_at=verified.issued_at,
             expires_at=verified.expires_at,
         )
+
+
+def _require_later(verified: VerifiedBundle, before: InForce | None) -> None:
+    """Signed time does not fall: else windows shut, and the clock may go back."""
+    if before is not None and verified.issued_at < before.issued_at:
+        detail = (
+            f"policy {verified.version} was issued at {verified.issued_at}, and "
+            f"{before.version} in force at {before.issued_at}: sign a newer one"
+        )
+        raise SettingsError(Code.BUNDLE_ROLLED_BACK, detail)
 
 
 def _strange(why: str) -> ServiceError:

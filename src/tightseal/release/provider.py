@@ -27,14 +27,12 @@ from tightseal.errors import (
     RequestError,
     ServiceError,
 )
-from tightseal.keys.chain import released_key
 from tightseal.model import wire
 from tightseal.model.action_file import parse_action
 from tightseal.model.base64url import encode_base64url
 from tightseal.model.claims import Claims
 from tightseal.model.exchange import (
     ChallengeBody,
-    Kem,
     KeyFacts,
     Transcript,
     quote_proof_report_data,
@@ -56,6 +54,8 @@ from tightseal.platform.attested import AttestedKey, AttestedKeys
 from tightseal.policy.actions import authorise
 from tightseal.policy.eventlog import EventFacts, replay_event_log
 from tightseal.release.decision import Asked, Decider
+from tightseal.release.derive import release_all
+from tightseal.release.info import describe
 from tightseal.release.journal import (
     ENTRY_ID_BYTES,
     Decision,
@@ -216,7 +216,13 @@ class Provider:
             )
             grant = self._decider.decide(claims, events, asked=asked, key=key, now=now)
         with self._stage("derive"):
-            released = self._derive(grant, request.keys)
+            grant, released = release_all(
+                grant,
+                request.keys,
+                roots=self._roots,
+                memory=self._memory,
+                now=now,
+            )
         with self._stage("seal"):
             envelopes = _seal_all(released, request, transcript=transcript)
         with self._stage("attest"):
@@ -270,22 +276,6 @@ class Provider:
             request_hash=hashlib.sha256(body).digest(),
         )
         return request, redemption, key
-
-    def _derive(
-        self, grant: Grant, requests: tuple[KeyRequest, ...]
-    ) -> tuple[Secret, ...]:
-        """Each key of the grant; all or none."""
-        released: list[Secret] = []
-        try:
-            for path, asked in zip(grant.paths, requests, strict=True):
-                released.append(
-                    released_key(self._roots.root(path.generation), path, asked.part)
-                )
-        except BaseException:
-            for secret in released:
-                secret.wipe()
-            raise
-        return tuple(released)
 
     def _attest(
         self, unsigned: wire.ParsedKeysResponse, key: AttestedKey, *, proof: wire.Proof
@@ -392,6 +382,7 @@ class Provider:
         if self._memory is None:
             detail = "policy_root is not set: there are no roles, so no actions"
             raise RequestError(Code.NOT_FOUND, detail)
+        self._in_force.require_deciding(now=now)
         authorised = authorise(
             parse_action(action),
             roles=self._in_force.policy.roles,
@@ -412,17 +403,11 @@ class Provider:
         Raises:
             TightsealError: the provider could not prove its own key.
         """
-        key = self._own_key(now=now)
-        said = self._in_force.said()
-        return wire.InfoResponse(
-            versions=[1],
-            identity=wire.ProviderIdentityJson.of(key.binding.identity),
-            trust_domain=str(key.trust_domain),
-            simulated=key.trust_domain.simulated,
-            kems=[kem.value for kem in Kem],
-            legacy=self._settings.legacy.enabled,
-            policy=None if said is None else wire.PolicyJson.of(said),
-            anchor=self._memory.anchor if self._memory else None,
+        return describe(
+            self._own_key(now=now),
+            in_force=self._in_force,
+            roots=self._roots,
+            memory=self._memory,
         )
 
     # -- what several share -------------------------------------------------------

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 
 from tightseal.errors import Code, ServiceError
-from tightseal.keys.chain import released_key
+from tightseal.model.grant import Grant
 from tightseal.model.keypath import KeyPart, KeyPath
 from tightseal.model.ports import KeyRoots
 from tightseal.model.public_key import PublicKeyBody, PublicKeyQuestion
@@ -15,6 +15,7 @@ from tightseal.platform.attested import AttestedKey
 from tightseal.policy.circumstances import Circumstances
 from tightseal.policy.published import grant_published
 from tightseal.release.actions import adopted_source, apply_source
+from tightseal.release.derive import release_one
 from tightseal.release.memory import Memory
 from tightseal.release.policy import InForce
 
@@ -34,10 +35,12 @@ def answer_public_key(
 
     Raises:
         PolicyError: ``purpose_not_allowed``, where no such key is published, whether or
-            not there is one; else as of ``grant_published``; ``adoption_missing``.
-        ServiceError: the state store failed.
+            not there is one; else as of ``grant_published``; ``adoption_missing``;
+            ``key_missing``, where a wrapped pair was not created yet.
+        ServiceError: ``policy_expired``, where settings say so; the state store failed.
     """
-    path = _path(
+    in_force.require_deciding(now=now)
+    path, public = _public_half(
         question, roots=roots, key=key, in_force=in_force, memory=memory, now=now
     )
     body = PublicKeyBody(
@@ -45,7 +48,7 @@ def answer_public_key(
         question=question,
         key_type=path.key_type,
         generation=path.generation,
-        public_key=_public_bytes(roots, path),
+        public_key=public,
         trust_domain=path.trust_domain,
         issued_at=now,
         policy=in_force.said(),
@@ -60,11 +63,7 @@ def answer_public_key(
     )
 
 
-def _public_bytes(roots: KeyRoots, path: KeyPath) -> bytes:
-    return released_key(roots.root(path.generation), path, KeyPart.PUBLIC).reveal()
-
-
-def _path(
+def _public_half(
     question: PublicKeyQuestion,
     *,
     roots: KeyRoots,
@@ -72,8 +71,8 @@ def _path(
     in_force: InForce,
     memory: Memory | None,
     now: int,
-) -> KeyPath:
-    """The path of the workload's own key."""
+) -> tuple[KeyPath, bytes]:
+    """The path of the workload's own key, and the public half that comes of it."""
     grant = grant_published(
         in_force.policy,
         tenant=question.tenant,
@@ -88,6 +87,20 @@ def _path(
         ),
         now=now,
     )
+    (use,) = grant.wrapped
+    path, public = release_one(
+        _adopted(grant, memory, now=now),
+        use,
+        KeyPart.PUBLIC,
+        roots=roots,
+        memory=memory,
+        now=now,
+        rewrap=False,  # Nobody proved anything: a stranger makes us write nothing.
+    )
+    return path, public.reveal()
+
+
+def _adopted(grant: Grant, memory: Memory | None, *, now: int) -> KeyPath:
     (path,), (adopted,) = grant.paths, grant.adopted
     if adopted is None:
         return path

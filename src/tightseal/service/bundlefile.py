@@ -23,6 +23,10 @@ class BundleFile:
         self._path = path
         self._seen: tuple[int, int, int] | None = None
 
+    def again(self) -> None:
+        """Take the file for changed: what came of it was no judgement of it."""
+        self._seen = None
+
     def changed(self) -> bytes | None:
         """The bytes, where the file is another than last time; else ``None``.
 

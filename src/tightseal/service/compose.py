@@ -18,7 +18,7 @@ from tightseal.audit.journal import SqliteJournal
 from tightseal.collateral.guardfile import FileGuard
 from tightseal.collateral.refresh import Refresher, RefreshSettings
 from tightseal.collateral.source import CachedSource
-from tightseal.errors import ServiceError
+from tightseal.errors import Code, ServiceError, SettingsError
 from tightseal.evidence.cache import ResultCache
 from tightseal.evidence.roots import VENDOR_ROOTS, with_simulated
 from tightseal.model.collateral import CollateralSource
@@ -26,12 +26,12 @@ from tightseal.model.labels import Label
 from tightseal.model.ports import Clock, RootPlatform
 from tightseal.model.roots import TrustedRoots
 from tightseal.model.secret import Secret
-from tightseal.model.settings import ReleaseSettings
+from tightseal.model.settings import FIRST_START, ReleaseSettings, RootKind
 from tightseal.platform.door import open_platform
 from tightseal.policy.bundle.archive import MAX_BUNDLE_BYTES
+from tightseal.release.keyring import StoreAnchor
 from tightseal.release.memory import Memory
 from tightseal.release.policy import PolicyKeeper
-from tightseal.release.roots import PlatformRoots
 from tightseal.service.connections import ByteBudget
 from tightseal.service.current import CurrentProvider
 from tightseal.service.front import Front
@@ -39,10 +39,21 @@ from tightseal.service.guarding import FlooredClock, WatchedGuard
 from tightseal.service.maker import ProviderMaker
 from tightseal.service.metrics import Metrics
 from tightseal.service.pool import WorkPool
-from tightseal.service.probes import Background, PolicyWatch, make_health
+from tightseal.service.probes import (
+    Background,
+    KeyringWatch,
+    PolicyWatch,
+    make_health,
+)
+from tightseal.service.roots import OwnRoots, create_keyring, open_roots
 from tightseal.service.settings import HostSettings, Settings
 from tightseal.service.sources import open_source
-from tightseal.service.state import guard_path, open_store, own_secret, prepare_state
+from tightseal.service.state import (
+    guard_path,
+    open_store,
+    prepare_folder,
+    prepare_state,
+)
 
 __all__ = ["Composed", "compose", "prepare", "trusted_roots"]
 
@@ -89,13 +100,19 @@ def prepare(settings: Settings) -> None:
         TightsealError: the platform or the state folder cannot be used.
     """
     trusted_roots(settings.release)
-    root = settings.release.policy_root
+    policy_root = settings.release.policy_root
     platform = _platform(settings)
     platform.own_measurement()
+    wanted = settings.release.root is RootKind.KEYRING and settings.host.keyring.create
+    if wanted and not settings.host.keyring_path.exists():
+        prepare_folder(settings.host)
+        create_keyring(settings, platform, now=_host_clock())
+    own = open_roots(settings, platform, now=_host_clock())
+    _require_pinned(settings.release, own)
     prepare_state(
         settings.host,
-        guard_key=_guard_key(platform),
-        store_key=_store_key(platform, root) if root else None,
+        guard_key=_guard_key(own),
+        store_key=_store_key(own, policy_root) if policy_root else None,
     )
 
 
@@ -117,25 +134,29 @@ def compose(
     host, release = settings.host, settings.release
     metrics = Metrics()
     platform = _platform(settings)
-    guard = _guard(settings, platform, metrics)
+    own = open_roots(settings, platform)
+    _require_pinned(settings.release, own)
+    guard = _guard(settings, own, metrics)
     roots = trusted_roots(release)
     source = open_source(host, roots=roots, guard=guard)
     journal = SqliteJournal.open(host.journal_path)
     store = None
     if release.policy_root:
-        store = open_store(host, _store_key(platform, release.policy_root))
+        store = open_store(host, _store_key(own, release.policy_root))
+        if own.keeper is not None:
+            own.keeper.anchor_with(StoreAnchor(store, host_clock))
     keeper = PolicyKeeper(release, store=store)
     clock = FlooredClock(host_clock, guard, also=partial(_signed_by_policy, keeper))
     maker = ProviderMaker(
         platform=platform,
-        key_roots=PlatformRoots(platform),
+        own=own,
         roots=roots,
         source=source,
         guard=guard,
         result_cache=ResultCache(host.collateral.result_cache),
         seed=seed,
         journal=journal,
-        memory=Memory(store) if store else None,
+        memory=Memory(store, own.keeper) if store else None,
         signed_time=clock.floor,
         metrics=metrics,
     )
@@ -147,6 +168,7 @@ def compose(
         store=store,
         keeper=keeper,
         current=current,
+        keyring=own.keeper,
         metrics=metrics,
     )
     front = Front(
@@ -166,6 +188,7 @@ def compose(
         guard=guard,
         current=current,
         watch=PolicyWatch.of(keeper, clock=clock, bundle=host.policy_bundle),
+        keys=KeyringWatch(own.keeper, store, clock) if own.keeper else None,
         refresher=_refresher(host, source, clock),
     )
 
@@ -203,21 +226,37 @@ def _platform(settings: Settings) -> RootPlatform:
     return open_platform(kind.kind.value, kind.options())
 
 
-def _guard_key(platform: RootPlatform) -> Secret:
-    return own_secret(platform.sealing_key(), Label.KDF_COLLATERAL_GUARD)
+def _require_pinned(release: ReleaseSettings, own: OwnRoots) -> None:
+    """On hardware the host must not choose who decides by coming first.
+
+    Raises:
+        SettingsError: ``settings_invalid``.
+    """
+    if release.policy_root == FIRST_START and not own.key_roots.simulated:
+        detail = (
+            "policy_root is first-start, which is for simulated worlds, and the keys "
+            "here are of hardware; give the root that the approvers made"
+        )
+        raise SettingsError(Code.SETTINGS_INVALID, detail)
 
 
-def _store_key(platform: RootPlatform, policy_root: str) -> Secret:
+def _guard_key(own: OwnRoots) -> Secret:
+    return own.secret(Label.KDF_COLLATERAL_GUARD, None)
+
+
+def _store_key(own: OwnRoots, policy_root: str) -> Secret:
     """The key of the state under one policy root.
 
     A host that starts our image under a root of its own on this machine has the same
     sealing key; with another store key it can neither read nor change what is counted.
     """
-    return own_secret(platform.sealing_key(), Label.KDF_STATE_STORE, policy_root)
+    return own.secret(Label.KDF_STATE_STORE, policy_root)
 
 
-def _guard(
-    settings: Settings, platform: RootPlatform, metrics: Metrics
-) -> WatchedGuard:
-    guard = FileGuard.open(guard_path(settings.host), key=_guard_key(platform))
-    return WatchedGuard(guard, on_newer=metrics.collateral_issued)
+def _guard(settings: Settings, own: OwnRoots, metrics: Metrics) -> WatchedGuard:
+    guard = FileGuard.open(guard_path(settings.host), key=_guard_key(own))
+    return WatchedGuard(
+        guard,
+        simulated=own.key_roots.simulated,
+        on_newer=metrics.collateral_issued,
+    )

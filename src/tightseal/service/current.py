@@ -66,6 +66,8 @@ class CurrentProvider:
         built = self._built
         if built is None or built.in_force is not in_force:
             with self._lock:
+                # Again: whoever waited here must not bring an older policy back.
+                in_force = self._keeper.current()
                 built = self._built
                 if built is None or built.in_force is not in_force:
                     built = self._built = self._build(in_force, built)

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from tightseal.collateral.guard import FloorCheck, Marks
 from tightseal.errors import Code, ServiceError
+from tightseal.model.claims import Vendor
 from tightseal.model.collateral import CollateralFacts, CollateralGuard
 from tightseal.model.ports import Clock
+from tightseal.policy.bundle.verify import MAX_SKEW
 
 __all__ = ["FlooredClock", "RememberingGuard", "WatchedGuard"]
+
+
+_VENDORS: Final = frozenset({Vendor.INTEL.value, Vendor.AMD.value})
 
 
 class RememberingGuard(CollateralGuard, FloorCheck, Protocol):
@@ -33,6 +38,9 @@ class WatchedGuard:
 
     Args:
         guard: decides and remembers.
+        simulated: whether the dates of simulated worlds count. They must not where the
+            provider stands on hardware: a host that switches on a world of its own
+            would sign any time, and open windows that wait for one.
         on_newer: told of every newer one.
     """
 
@@ -40,9 +48,11 @@ class WatchedGuard:
         self,
         guard: RememberingGuard,
         *,
+        simulated: bool = True,
         on_newer: Callable[[int], None] = lambda _issued: None,
     ) -> None:
         self._guard = guard
+        self._simulated = simulated
         self._on_newer = on_newer
         self._marks: Marks | None = None
         self._lock = threading.Lock()
@@ -91,7 +101,14 @@ class WatchedGuard:
             return
         with self._lock:
             self._marks = marks = self._guard.marks
-            issued = max((mark.issued_at for mark in marks.values()), default=0)
+            issued = max(
+                (
+                    mark.issued_at
+                    for key, mark in marks.items()
+                    if self._simulated or key.trust_domain in _VENDORS
+                ),
+                default=0,
+            )
             if issued > self.newest:
                 self.newest = issued
                 self._on_newer(issued)
@@ -103,7 +120,8 @@ class FlooredClock:
     Args:
         host: Unix seconds by the host.
         guard: knows the newest date that Intel or AMD signed.
-        also: the newest date that others signed, such as the policy's approvers.
+        also: the newest date that others signed, such as the policy's approvers; their
+            clocks may be ahead by ``MAX_SKEW`` seconds.
     """
 
     def __init__(
@@ -124,7 +142,10 @@ class FlooredClock:
             ServiceError: ``clock_behind``: something from the future was signed, so the
                 host's clock went back, and what expired would come to life again.
         """
-        now, floor = self._host(), self.floor()
+        # A bundle is taken up to MAX_SKEW before its date; held against all of it, the
+        # clock would be behind until then, and nothing released.
+        now = self._host()
+        floor = max(self._guard.newest, self._also() - MAX_SKEW)
         if now < floor:
             detail = f"clock says {now}, collateral or policy was issued at {floor}"
             raise ServiceError(Code.CLOCK_BEHIND, detail)

@@ -24,6 +24,7 @@ NOT_IN_HOST_FILE: Final[Mapping[tuple[str, ...], str]] = {
     ("platform",): "it names the place where the root of all keys is read",
     ("state_dir",): "another folder may be one that the host can read and edit",
     ("state",): "a fresh or foreign state forgets what was counted",
+    ("keyring",): "it names the place where the roots of all keys lie",
     ("policy_bundle",): "files would be read where the host points",
     ("collateral", "cache_dir"): "files would be written where the host points",
     ("collateral", "bundle"): "files would be read where the host points",

@@ -104,7 +104,9 @@ def _policy(front: Front) -> Endpoint:
     def work(body: bytes) -> bytes:
         return msgspec.json.encode(front.provider.publish(body, now=front.clock()))
 
-    return _post(front, _Way("policy", work, MAX_BUNDLE_BYTES, operator=True))
+    return _post(
+        front, _Way("policy", work, MAX_BUNDLE_BYTES, operator=True, long=True)
+    )
 
 
 def _actions(front: Front) -> Endpoint:
@@ -122,21 +124,24 @@ class _Way:
         name: in logs and metrics.
         work: from body to answer, on a thread.
         limit: longest body, or what says it.
-        operator: whether it is one of the operators' paths: their bodies are long, and
-            must not take memory or threads from workloads.
+        operator: whether it is one of the operators' paths: what they ask for takes
+            long, and must not take threads from workloads.
+        long: whether bodies are so long that they have a budget of their own. It is not
+            shared with actions: anybody may begin to send a bundle.
     """
 
     name: str
     work: Work
     limit: int | Callable[[], int]
     operator: bool = False
+    long: bool = False
 
     def most(self) -> int:
         return self.limit if isinstance(self.limit, int) else self.limit()
 
 
 def _post(front: Front, way: _Way) -> Endpoint:
-    budget = front.operator_budget if way.operator else front.budget
+    budget = front.operator_budget if way.long else front.budget
 
     async def endpoint(http: HttpRequest) -> Response:
         request = Request(way.name, peer_of(http.scope["client"]), front.metrics)

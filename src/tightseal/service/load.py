@@ -8,9 +8,9 @@ Only host settings can be overridden by the environment: ``TIGHTSEAL_HOST_`` and
 setting's path in capitals, such as ``TIGHTSEAL_HOST_LISTEN`` or
 ``TIGHTSEAL_HOST_LOG_LEVEL``. A list is given with commas. A variable of that form that
 names no such setting is refused, and so is any ``TIGHTSEAL_RELEASE_`` variable: what
-decides about keys never comes from the environment. Nor does ``[host.platform]``: it
-names the place where the root of all keys is read, and a file that is measured as a
-whole must not be undone by a variable that is not.
+decides about keys never comes from the environment. Nor do ``[host.platform]`` and
+``[host.keyring]``: they name the places where the roots of all keys are read, and a
+file that is measured as a whole must not be undone by a variable that is not.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ DEFAULT_CONFIG: Final = Path("/etc/tightseal/tightseal.toml")
 MAX_CONFIG_BYTES: Final = 1 << 20
 HOST_PREFIX: Final = "TIGHTSEAL_HOST_"
 RELEASE_PREFIX: Final = "TIGHTSEAL_RELEASE_"
-FILE_ONLY: Final = "platform"
+FILE_ONLY: Final = frozenset({"keyring", "platform"})
 
 Described: TypeAlias = tuple[str, Any, str]
 """A setting's dotted path, its value, and what it is."""
@@ -164,7 +164,7 @@ def host_variables() -> dict[str, tuple[str, ...]]:
     return {
         HOST_PREFIX + "_".join(path).upper(): path
         for path, _ in _leaves(HostSettings)
-        if path[0] != FILE_ONLY
+        if path[0] not in FILE_ONLY
     }
 
 

@@ -26,6 +26,7 @@ from tightseal.release.policy import InForce
 from tightseal.service.current import Built
 from tightseal.service.guarding import WatchedGuard
 from tightseal.service.metrics import Metrics
+from tightseal.service.roots import OwnRoots
 from tightseal.service.sources import Staple
 from tightseal.service.state import own_secret
 from tightseal.state.nonces import NonceMint
@@ -40,7 +41,7 @@ class ProviderMaker:
     """Everything that stays the same whatever policy comes into force."""
 
     platform: RootPlatform
-    key_roots: KeyRoots
+    own: OwnRoots
     roots: TrustedRoots
     source: CollateralSource
     guard: WatchedGuard
@@ -52,7 +53,14 @@ class ProviderMaker:
     metrics: Metrics
 
     def __call__(self, in_force: InForce, before: Built | None) -> Built:
-        """The provider of a policy; parts that would be the same are taken over."""
+        """The provider of a policy; parts that would be the same are taken over.
+
+        Raises:
+            KeyReleaseError: ``keyring_mismatch``, where the keyring asks for a newer
+                policy.
+        """
+        if self.own.keeper is not None:
+            self.own.keeper.check_policy(in_force.version)
         if before is not None and before.serves(in_force):
             verifier, attested = before.verifier, before.attested
         else:
@@ -62,7 +70,7 @@ class ProviderMaker:
             in_force=in_force,
             verifier=verifier,
             platform=self.platform,
-            roots=self.key_roots,
+            roots=self.own.key_roots,
             attested=attested,
             mint=self._mint(in_force),
             recorder=self.journal,
@@ -96,7 +104,7 @@ class ProviderMaker:
         return AttestedKeys(
             platform=self.platform,
             verifier=verifier,
-            identity=partial(_identity, in_force, self.key_roots),
+            identity=partial(_identity, in_force, self.own.key_roots),
             seed=self.seed,
             life=in_force.settings.attested_key_life,
             grace=in_force.settings.nonce_life,

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -13,10 +15,12 @@ import structlog
 
 from tightseal.audit.journal import SqliteJournal
 from tightseal.collateral.refresh import Refresher
-from tightseal.errors import TightsealError
+from tightseal.errors import Code, SettingsError, TightsealError
 from tightseal.model.ports import Clock
 from tightseal.model.state import AnchorClass, StateStore
+from tightseal.release.keyring import KeyringKeeper
 from tightseal.release.policy import PolicyKeeper
+from tightseal.release.rewrap import Rewrapper
 from tightseal.service.bundlefile import BundleFile
 from tightseal.service.current import CurrentProvider
 from tightseal.service.front import Front
@@ -27,7 +31,7 @@ from tightseal.service.metrics import Metrics
 from tightseal.service.settings import Settings
 from tightseal.service.state import probe_journal
 
-__all__ = ["Background", "PolicyWatch", "make_health"]
+__all__ = ["Background", "PolicyWatch", "make_health", "require_policy"]
 
 PREPARE_AHEAD_SECONDS: Final = 300
 """How long before its epoch the next attested key is made, at most a quarter of it."""
@@ -46,6 +50,7 @@ def make_health(
     store: StateStore | None,
     keeper: PolicyKeeper,
     current: CurrentProvider,
+    keyring: KeyringKeeper | None,
     metrics: Metrics,
 ) -> Health:
     """The parts of a worker's provider, and what is worth knowing about them."""
@@ -55,7 +60,9 @@ def make_health(
         probe_journal(settings.host.journal_path)
 
     def attested() -> None:
-        current.built().attested.current(now=clock())
+        key = current.built().attested.current(now=clock())
+        if keyring is not None:
+            keyring.check_domain(str(key.trust_domain))
 
     def collateral() -> None:
         now = clock()
@@ -63,23 +70,40 @@ def make_health(
         built.verifier(built.attested.current(now=now).evidence, now=now)
 
     def policy() -> None:
-        keeper.look(now=clock())
-        keeper.current()
+        require_policy(keeper, now=clock())
 
     probes: dict[str, Callable[[], object]] = {"clock": clock, "journal": probe}
     if store is not None:
         probes["policy"] = policy
+    if keyring is not None:
+        probes["keyring"] = keyring.look
     probes |= {"attested_key": attested, "collateral": collateral}
     return Health(
         probes,
         on_part=lambda name, ok: metrics.ready(name, ok=ok),
-        notes=lambda: _notes(keeper, store, clock),
+        notes=lambda: _notes(keeper, store, keyring, clock),
     )
 
 
-def _notes(keeper: PolicyKeeper, store: StateStore | None, clock: Clock) -> list[Note]:
+def require_policy(keeper: PolicyKeeper, *, now: int) -> None:
+    """Whether there is a policy that releases anything.
+
+    Raises:
+        ServiceError: ``policy_missing``; ``policy_expired``, where settings say so;
+            what else the store raises.
+    """
+    keeper.look(now=now)
+    keeper.current().require_deciding(now=now)
+
+
+def _notes(
+    keeper: PolicyKeeper,
+    store: StateStore | None,
+    keyring: KeyringKeeper | None,
+    clock: Clock,
+) -> list[Note]:
     """What keeps no key back, and should be known."""
-    notes: list[Note] = []
+    notes = [] if keyring is None else _keyring_notes(keyring)
     if (refused := keeper.refused) is not None:
         notes.append(Note.of("bundle_refused", refused))
     if store is None:
@@ -92,6 +116,17 @@ def _notes(keeper: PolicyKeeper, store: StateStore | None, clock: Clock) -> list
     if freshness.anchor in {AnchorClass.NONE, AnchorClass.PROCESS}:
         unnoticed = f"anchor {freshness.anchor.value}: {freshness.not_noticed}"
         notes.append(Note("state_unanchored", None, unnoticed))
+    return notes
+
+
+def _keyring_notes(keyring: KeyringKeeper) -> list[Note]:
+    opened = keyring.opened
+    notes = []
+    if opened.rewrap:
+        notes.append(Note("slot_to_rewrap", None, f"{opened.slot}: {opened.rewrap}"))
+    if len(keyring.keyring.slots) == 1:
+        text = "one slot alone opens the keyring: add another, or its loss loses all"
+        notes.append(Note("keyring_one_slot", None, text))
     return notes
 
 
@@ -112,9 +147,55 @@ class PolicyWatch:
         """One look; raises ``TightsealError`` where a bundle was refused."""
         now = self.clock()
         self.keeper.look(now=now)
-        bundle = None if self.file is None else self.file.changed()
-        if bundle is not None:
+        if self.file is not None and (bundle := self.file.changed()) is not None:
+            self._offer(bundle, self.file, now=now)
+
+    def _offer(self, bundle: bytes, file: BundleFile, *, now: int) -> None:
+        try:
             self.keeper.offer(bundle, now=now)
+        except TightsealError as e:
+            if not isinstance(e, SettingsError) or e.code is Code.CLOCK_BEHIND:
+                # The store failed, or a clock is a little off: the bundle may be good.
+                file.again()
+            raise
+
+
+@dataclass(slots=True)
+class KeyringWatch:
+    """Takes over a keyring that others changed, and moves wrapped keys along.
+
+    Attributes:
+        keyring: in use by this worker.
+        store: where wrapped keys lie; ``None`` where there are none.
+        clock: Unix seconds.
+        moved: the generation that wrapped keys were last moved to.
+    """
+
+    keyring: KeyringKeeper
+    store: StateStore | None
+    clock: Clock
+    moved: int = 0
+    _moving: threading.Thread | None = None
+
+    def look(self) -> None:
+        """One look; raises ``TightsealError`` where file or store fail."""
+        self.keyring.look()
+        current = self.keyring.generations().current
+        busy = self._moving is not None and self._moving.is_alive()
+        if self.store is None or busy or current == self.moved:
+            return
+        # On a thread of its own: many keys take long, and health must be looked at.
+        self._moving = threading.Thread(
+            target=_survive,
+            args=("wrapped_keys_not_moved", partial(self._move, self.store, current)),
+            daemon=True,
+        )
+        self._moving.start()
+
+    def _move(self, store: StateStore, current: int) -> None:
+        done = Rewrapper(store, self.keyring).rewrap_all(now=self.clock())
+        self.moved = current
+        log.info("wrapped_keys_moved", generation=current, moved=done.moved)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,19 +206,22 @@ class Background:
     guard: WatchedGuard
     current: CurrentProvider
     watch: PolicyWatch
+    keys: KeyringWatch | None
     refresher: Refresher | None
 
     def __call__(self, ended: threading.Event) -> None:
         """Work until the event is set."""
         if self.refresher is not None:
             self.refresher.start()
-        looks = max(1, round(REFRESH_SECONDS / POLICY_SECONDS))
-        turn = 0
+        due = time.monotonic()
         while True:
             _survive("policy_not_taken", self.watch.look)
-            if turn % looks == 0:
+            if self.keys is not None:
+                _survive("keyring_not_taken", self.keys.look)
+            # By time, not by turns: a look may wait long for a database.
+            if time.monotonic() >= due:
+                due = time.monotonic() + REFRESH_SECONDS
                 self.round()
-            turn += 1
             if ended.wait(POLICY_SECONDS):
                 break
         if self.refresher is not None:
@@ -157,7 +241,7 @@ class Background:
             built.attested.prepare_next(now=now)
 
 
-def _survive(event: str, step: Callable[[], None]) -> None:
+def _survive(event: str, step: Callable[[], object]) -> None:
     try:
         step()
     except TightsealError as e:

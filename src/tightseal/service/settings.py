@@ -25,6 +25,7 @@ __all__ = [
     "FramedSettings",
     "HostSettings",
     "HttpSettings",
+    "KeyringSettings",
     "LogFormat",
     "LogLevel",
     "LogSettings",
@@ -34,6 +35,7 @@ __all__ = [
     "SimulatedTee",
     "StateEngine",
     "StateSettings",
+    "TpmSettings",
     "split_address",
 ]
 
@@ -206,6 +208,38 @@ class StateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise SettingsError(Code.SETTINGS_INVALID, message)
 
 
+class TpmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The TPM that gives slots of a keyring a second factor."""
+
+    pcrs: Annotated[
+        tuple[Annotated[int, msgspec.Meta(ge=0, le=23)], ...],
+        _about("PCRs that every such slot is bound to; empty: no TPM", max_length=24),
+    ] = ()
+    ek_name: Annotated[
+        str,
+        msgspec.Meta(
+            description="Name of its endorsement key; empty: what a slot stored",
+            pattern=r"^(000b[0-9a-f]{64})?\Z",
+        ),
+    ] = ""
+    device: Annotated[str, _about("the TPM's device")] = "/dev/tpmrm0"
+
+
+class KeyringSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The keyring, where release.root is keyring. All of it is sealed."""
+
+    path: Annotated[
+        str, _about("file of the keyring; empty: keyring.tsk in state_dir")
+    ] = ""
+    create: Annotated[
+        bool, _about("make a keyring where there is none, with a slot of this platform")
+    ] = False
+    passphrase_file: Annotated[
+        str, _about("file of a passphrase: a second factor; alone in simulated worlds")
+    ] = ""
+    tpm: TpmSettings = TpmSettings()
+
+
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is logged, to standard error."""
 
@@ -304,6 +338,7 @@ class HostSettings(
     )
     platform: PlatformSettings = PlatformSettings()
     state: StateSettings = StateSettings()
+    keyring: KeyringSettings = KeyringSettings()
     policy_bundle: Annotated[
         str, _about("file of a signed bundle, offered at start and when it changes")
     ] = ""
@@ -332,6 +367,12 @@ class HostSettings(
     def state_path(self) -> Path:
         """The SQLite state, where there is one."""
         return Path(self.state_dir) / "state.sqlite"
+
+    @property
+    def keyring_path(self) -> Path:
+        """The keyring, where there is one."""
+        named = self.keyring.path
+        return Path(named) if named else Path(self.state_dir) / "keyring.tsk"
 
     @property
     def collateral_dir(self) -> Path:

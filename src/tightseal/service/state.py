@@ -37,6 +37,7 @@ __all__ = [
     "guard_path",
     "open_store",
     "own_secret",
+    "prepare_folder",
     "prepare_state",
     "probe_journal",
 ]
@@ -77,6 +78,19 @@ def own_secret(root: Secret, label: Label, value: Value = None) -> Secret:
     return Secret(derived)
 
 
+def prepare_folder(host: HostSettings) -> None:
+    """Make the state folder, where there is none.
+
+    Raises:
+        ServiceError: ``journal_failed``.
+    """
+    try:
+        Path(host.state_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as e:
+        detail = f"host.state_dir {host.state_dir}: {e.strerror}"
+        raise ServiceError(Code.JOURNAL_FAILED, detail) from e
+
+
 def prepare_state(
     host: HostSettings, *, guard_key: Secret, store_key: Secret | None
 ) -> None:
@@ -93,12 +107,8 @@ def prepare_state(
             missing; else as of the store.
         CollateralError: ``collateral_guard_broken``, where the guard cannot be made.
     """
+    prepare_folder(host)
     journal, guard = host.journal_path, guard_path(host)
-    try:
-        Path(host.state_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as e:
-        detail = f"host.state_dir {host.state_dir}: {e.strerror}"
-        raise ServiceError(Code.JOURNAL_FAILED, detail) from e
     there = [path.exists() for path in (journal, guard)]
     if any(there) and not all(there):
         missing = guard if there[0] else journal

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import TYPE_CHECKING, Final
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from tightseal.errors import Code, PlatformError
 from tightseal.model.claims import SnpTcb
 from tightseal.model.secret import Secret
+from tightseal.model.slots import SlotClass, SlotKey
 from tightseal_sim.amd.generations import encode_tcb
 from tightseal_sim.amd.table import certificate_table, hcl_blob
 
@@ -172,6 +174,14 @@ class SimGuest:
         """
         select = FieldSelect.MEASUREMENT | FieldSelect.POLICY
         return self.derived_key(DerivedKeyRequest(select, vmpl=self.image.vmpl))
+
+    def slots(self, *, allow_signer: bool) -> Mapping[SlotClass, SlotKey]:
+        """The keyring slot ``snp`` of this guest; no key of it belongs to a signer."""
+        del allow_signer
+        # The device is made of this class.
+        from tightseal_sim.amd.firmware import guest_slots  # noqa: PLC0415
+
+        return guest_slots(self)
 
     def derived_key(self, request: DerivedKeyRequest) -> Secret:
         """SNP_GET_DERIVED_KEY: 32 bytes.

@@ -6,11 +6,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from tightseal.errors import Code, PlatformError
 from tightseal.model.secret import Secret
+from tightseal.model.slots import SlotClass, SlotKey
 from tightseal_sim.intel.egetkey import aes_cmac, egetkey, report_key
 from tightseal_sim.intel.quote import QuoteParts, assemble
 from tightseal_sim.intel.structures import (
@@ -197,6 +199,13 @@ class SimEnclave:
         present security versions: another after a microcode update.
         """
         return Secret(self.egetkey(self.sealing_request()))
+
+    def slots(self, *, allow_signer: bool) -> Mapping[SlotClass, SlotKey]:
+        """The keyring slots ``gramine`` and ``sgx`` of this enclave."""
+        # The slots are made of this class.
+        from tightseal_sim.intel.slots import enclave_slots  # noqa: PLC0415
+
+        return enclave_slots(self, allow_signer=allow_signer)
 
     def sealing_request(self, policy: int = KeyPolicy.MRENCLAVE) -> KeyRequest:
         """The request behind ``sealing_key``."""

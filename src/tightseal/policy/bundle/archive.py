@@ -23,6 +23,7 @@ __all__ = [
     "MAX_ROOT_BYTES",
     "MAX_TARGET_BYTES",
     "MAX_TENANTS",
+    "MAX_TIMESTAMP_BYTES",
     "RELEASE",
     "is_target",
     "metadata_path",
@@ -54,6 +55,11 @@ MAX_FILES: Final = 16_384
 
 MAX_ROOT_BYTES: Final = 512 << 10
 """Longest root; the first one is read before any signature can be checked."""
+
+MAX_TIMESTAMP_BYTES: Final = 256 << 10
+"""Longest timestamp. Anybody can send one beside the genuine roots, which are public,
+so it is read before anything of it is known to be signed; 64 signatures by the longest
+keys take less."""
 
 MAX_METADATA_BYTES: Final = 8 << 20
 """Longest metadata of another role; holds the keys of ``MAX_TENANTS`` tenants."""
@@ -190,6 +196,8 @@ def _limit(path: str) -> int:
     root = _ROOT.fullmatch(path)
     if root is not None and int(root[1]) <= MAX_ROOTS:
         return MAX_ROOT_BYTES
+    if path == metadata_path("timestamp"):
+        return MAX_TIMESTAMP_BYTES
     if _METADATA.fullmatch(path):
         return MAX_METADATA_BYTES
     if _TARGET.fullmatch(path):
