@@ -194,7 +194,8 @@ RULES: dict[str, Rule] = {
         td(),
         td(),
         Code.IMAGE_NOT_YET_VALID,
-        no_now=1_780_000_000,
+        where={"signed_time": NOW},
+        no_where={"signed_time": 1_780_000_000},  # though the clock says NOW
     ),
     "until": Rule(
         document(image="until = 2026-10-01T02:00:00+02:00"),

@@ -116,11 +116,13 @@ def _flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
     elif isinstance(value, list):
         yield path, ", ".join(sorted(_inline(item) or "''" for item in value)) or "none"
     else:
-        yield path, str(value)
+        yield path, _inline(value)
 
 
 def _inline(value: Any) -> str:
     """A table within a list, on one line."""
+    if isinstance(value, bool):
+        return str(value).lower()
     if not isinstance(value, dict):
         return str(value)
     return "; ".join(f"{field} {text}" for field, text in _flat("", value))

@@ -198,7 +198,7 @@ def _judge(
         return None
     image = trace.image = images[0]
     workload = image.workload
-    judge_image(image, presented, now, trace)
+    judge_image(image, presented, circumstances, now, trace)
     judge_place(workload, claims, circumstances, trace)
     judge_verifiers(workload, claims, trace)
     judge_tcb(workload, claims, now, trace)
@@ -252,7 +252,7 @@ def _choose(
     fitting = [
         image
         for image in alike
-        if in_dates(image, now)
+        if in_dates(image, now, circumstances)
         and of_world(image.workload, claims)
         and on_platform(image.workload, claims, circumstances)
     ]
@@ -285,7 +285,7 @@ def _misfits(
     image: Image, claims: Claims, circumstances: Circumstances, now: int
 ) -> tuple[int, str, str, str]:
     wrong = (
-        (not in_dates(image, now))
+        (not in_dates(image, now, circumstances))
         + (not of_world(image.workload, claims))
         + (not on_platform(image.workload, claims, circumstances))
     )

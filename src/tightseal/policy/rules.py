@@ -34,9 +34,12 @@ _OPTIONS: Final = {
 }
 
 
-def in_dates(image: Image, now: int) -> bool:
-    """Whether an image counts at a time."""
-    begun = image.begins is None or image.begins <= now
+def in_dates(image: Image, now: int, circumstances: Circumstances) -> bool:
+    """Whether an image counts now.
+
+    It begins by signed time: a host that runs its clock ahead would let it in early.
+    """
+    begun = image.begins is None or image.begins <= circumstances.signed_time
     return begun and (image.ends is None or now < image.ends)
 
 
@@ -56,7 +59,13 @@ def _is_machine(machine: Machine, platform: PlatformIdentity) -> bool:
     return all(getattr(platform, name) == value for name, value in machine.ids)
 
 
-def judge_image(image: Image, presented: Presented, now: int, trace: Trace) -> None:
+def judge_image(
+    image: Image,
+    presented: Presented,
+    circumstances: Circumstances,
+    now: int,
+    trace: Trace,
+) -> None:
     """Measurements, events and dates of an image."""
     for name, selector in image.selectors:
         got = presented.values.get(name)
@@ -79,9 +88,9 @@ def judge_image(image: Image, presented: Presented, now: int, trace: Trace) -> N
         trace.judge(
             Code.IMAGE_NOT_YET_VALID,
             "from",
-            f"not before {image.begins}",
-            str(now),
-            holds=image.begins <= now,
+            f"signed time of {image.begins} at least",
+            str(circumstances.signed_time),
+            holds=image.begins <= circumstances.signed_time,
         )
     if image.ends is not None:
         trace.judge(

@@ -111,7 +111,9 @@ def _notes(
     try:
         keeper.current().require_fresh(now=clock())
     except TightsealError as e:
-        notes.append(Note.of("policy_expired", e))
+        # Before the first bundle the part says so.
+        if e.code is Code.POLICY_EXPIRED:
+            notes.append(Note.of("policy_expired", e))
     freshness = store.freshness()
     if freshness.anchor in {AnchorClass.NONE, AnchorClass.PROCESS}:
         unnoticed = f"anchor {freshness.anchor.value}: {freshness.not_noticed}"
