@@ -380,6 +380,14 @@ CASES: dict[str, tuple[LintId, Case]] = {
             tdx(key='usage = { total = 3, without_anchor = "refuse" }'),
         ),
     ),
+    "usage_unanchored": (
+        LintId.USAGE_UNANCHORED,
+        Case(
+            tdx(key="usage = { total = 3 }"),
+            "workload[0].key[0].usage",
+            tdx(key='usage = { total = 3, without_anchor = "accept" }'),
+        ),
+    ),
     **{
         f"usage_shared_by_{name}": (
             LintId.USAGE_SHARED,

@@ -31,6 +31,9 @@ def lint_key(key: KeyRules, now: int) -> Iterator[tuple[LintId, Path, str]]:
     if usage.without_anchor is Choice.ACCEPT:
         message = f"usage of {key.purpose} is counted where going back goes unnoticed"
         yield LintId.USAGE_WITHOUT_ANCHOR, ("usage", "without_anchor"), message
+    else:
+        message = f"usage of {key.purpose} is counted only under an anchor"
+        yield LintId.USAGE_UNANCHORED, ("usage",), message
     if several and (usage.per_hour is not None or usage.total is not None):
         message = f"all labels of {key.purpose} are counted together"
         yield LintId.USAGE_SHARED, ("usage",), message

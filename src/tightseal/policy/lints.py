@@ -41,6 +41,7 @@ class LintId(StrEnum):
     LATE_EVENT = "late-event"
     LOGGED_ALONE = "logged-alone"
     USAGE_WITHOUT_ANCHOR = "usage-without-anchor"
+    USAGE_UNANCHORED = "usage-unanchored"
     USAGE_SHARED = "usage-shared"
     USAGE_LEGACY = "usage-legacy"
     WINDOW_ENDED = "window-ended"
@@ -125,6 +126,11 @@ LINTS: Final[Mapping[LintId, Lint]] = MappingProxyType(
             _A,
             "whoever puts the whole state back starts counting there: refuse, and give "
             "the state an anchor",
+        ),
+        LintId.USAGE_UNANCHORED: Lint(
+            _A,
+            "no anchor of this version outlives a restart, so nothing is released yet: "
+            'without_anchor = "accept" counts all the same',
         ),
         LintId.USAGE_SHARED: Lint(
             _A, "give a purpose of its own to what must be counted apart"
