@@ -11,6 +11,7 @@ from typing import NoReturn
 import pytest
 from slot_rig import IDS
 
+from debian_support import MissingError, needed
 from tightseal.errors import Code, KeyReleaseError, PlatformError
 from tightseal.model.secret import Secret
 from tightseal.platform.slots.native_egetkey import (
@@ -25,10 +26,15 @@ STRICT = ["-Wpedantic", "-Wconversion", "-Wshadow", "-Wstrict-prototypes"]
 
 @pytest.fixture(scope="module")
 def compiler(cannot_run: Callable[[str], NoReturn]) -> str:
-    found = shutil.which("cc")
-    if found is None:
-        cannot_run("no C compiler: install Debian's 'gcc'")
-    return found
+    try:
+        return needed(_compiler, "gcc", "libc6-dev")
+    except MissingError as missing:
+        cannot_run(str(missing))
+
+
+def _compiler() -> str | None:
+    headers = Path("/usr/include/stdio.h").exists()
+    return shutil.which("cc") if headers else None
 
 
 @pytest.fixture(scope="module")

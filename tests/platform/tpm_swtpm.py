@@ -1,35 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """TPMs to test with: swtpm in a temporary folder, and the simulated world's own."""
 
-import fcntl
-import os
 import shutil
 import socket
 import struct
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from debian_support import MissingError, needed
 from tightseal.platform.slots.tpm_session import MAX_TRIES
 from tightseal.platform.slots.tpm_wire import MAX_MESSAGE_BYTES, Exchange, OpenTpm
 from tightseal_sim.tpm import SimTpm
 
-INSTALL_SECONDS = 300
-APT_PAUSE_SECONDS = 10
 START_SECONDS = 30
 ANSWER_SECONDS = 30
 PCR_EXTEND, CLEAR, CHANGE_AUTH = 0x182, 0x126, 0x129
 PLATFORM, OWNER = 0x4000000C, 0x40000001
 EMPTY_PASSWORD = bytes.fromhex("40000009 0000 01 0000")
-
-
-class MissingError(Exception):
-    """There is no swtpm here, and why."""
 
 
 class Tpm(Protocol):
@@ -148,50 +139,4 @@ class Tpms:
 
 def swtpm() -> str:
     """The program, installing it where that is possible."""
-    found = shutil.which("swtpm")
-    if found is None:
-        if os.geteuid() != 0 or shutil.which("apt-get") is None:
-            message = "no swtpm: install Debian's 'swtpm'"
-            raise MissingError(message)
-        _install()
-        found = shutil.which("swtpm")
-    if found is None:
-        message = "apt-get installed no swtpm"
-        raise MissingError(message)
-    return found
-
-
-def _install() -> None:
-    """One worker installs; another may be at apt-get for another test."""
-    sys.stderr.write(f"installing Debian's swtpm, at most {INSTALL_SECONDS} s\n")
-    with (Path(tempfile.gettempdir()) / "tightseal-swtpm.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if shutil.which("swtpm") is not None:
-            return
-        end = time.monotonic() + INSTALL_SECONDS
-        for arguments in (
-            ("update",),
-            ("install", "--yes", "--no-install-recommends", "swtpm"),
-        ):
-            while not _apt(arguments):
-                if time.monotonic() > end:
-                    message = f"apt-get {arguments[0]} failed"
-                    raise MissingError(message)
-                time.sleep(APT_PAUSE_SECONDS)
-
-
-def _apt(arguments: tuple[str, ...]) -> bool:
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    wait = f"DPkg::Lock::Timeout={APT_PAUSE_SECONDS}"
-    try:
-        ran = subprocess.run(
-            ["apt-get", "-q", "-o", wait, *arguments],
-            check=False,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            timeout=INSTALL_SECONDS,
-        )
-    except (OSError, subprocess.SubprocessError) as e:
-        message = f"apt-get {arguments[0]} failed: {e}"
-        raise MissingError(message) from e
-    return ran.returncode == 0
+    return needed(lambda: shutil.which("swtpm"), "swtpm")

@@ -5,7 +5,6 @@ import asyncio
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +12,11 @@ from pathlib import Path
 
 import asyncpg
 
+from debian_support import MissingError, needed
+
 LIBRARY = Path("/usr/lib/postgresql")
-INSTALL_SECONDS = 300
 START_SECONDS = 60
 USER = "postgres"
-
-
-class MissingError(Exception):
-    """There is no server here, and why."""
 
 
 class Server:
@@ -80,18 +76,8 @@ class Server:
 
 
 def binaries() -> Path:
-    """Where the server's programs are, installing them where that is possible."""
-    found = _found()
-    if found is None:
-        if os.geteuid() != 0 or shutil.which("apt-get") is None:
-            message = f"no PostgreSQL below {LIBRARY}: install Debian's 'postgresql'"
-            raise MissingError(message)
-        _install()
-        found = _found()
-    if found is None:
-        message = f"apt-get installed no PostgreSQL below {LIBRARY}"
-        raise MissingError(message)
-    return found
+    """The folder of the server's programs, installing them where that is possible."""
+    return needed(_found, "postgresql")
 
 
 @contextmanager
@@ -116,24 +102,3 @@ def _found() -> Path | None:
         if (path.parent / "postgres").exists()
     ]
     return max(versions, key=lambda path: float(path.parent.name), default=None)
-
-
-def _install() -> None:
-    message = f"installing Debian's postgresql, at most {2 * INSTALL_SECONDS} s"
-    sys.stderr.write(f"{message}\n")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for arguments in (
-        ("update",),
-        ("install", "--yes", "--no-install-recommends", "postgresql"),
-    ):
-        try:
-            subprocess.run(
-                ["apt-get", "-q", *arguments],
-                check=True,
-                env=environment,
-                stdout=subprocess.DEVNULL,
-                timeout=INSTALL_SECONDS,
-            )
-        except (OSError, subprocess.SubprocessError) as e:
-            message = f"apt-get {arguments[0]} failed: {e}"
-            raise MissingError(message) from e
