@@ -156,6 +156,7 @@ def test_operator_sees_the_failed_check_and_the_rule_that_said_no(
         Request("keys", "peer", Metrics()).refused(error)
     first, second = lines(stream)
     assert first["reasons"] == ["debug: expected off, got on"]
+    assert first["rules_that_hold"] == ["tcb: expected UpToDate, got UpToDate"]
     assert second["failed_checks"] == ["quote_signature (b)"]
 
 

@@ -166,7 +166,7 @@ class Request:
 
 
 def _trace(error: TightsealError) -> dict[str, Any]:
-    """The check that failed and the rules that said no, for the operator."""
+    """The check that failed and every rule that was judged, for the operator."""
     trace: dict[str, Any] = {}
     failed = [
         f"{c.name} ({c.spec})"
@@ -175,11 +175,12 @@ def _trace(error: TightsealError) -> dict[str, Any]:
     ]
     if failed:
         trace["failed_checks"] = failed
-    reasons = [
-        f"{r.rule}: expected {r.expected}, got {r.got}"
-        for r in getattr(error, "reasons", ())
-        if isinstance(r, Reason) and not r.satisfied
-    ]
-    if reasons:
-        trace["reasons"] = reasons
+    judged = [r for r in getattr(error, "reasons", ()) if isinstance(r, Reason)]
+    if judged:
+        trace["reasons"] = [_told(r) for r in judged if not r.satisfied]
+        trace["rules_that_hold"] = [_told(r) for r in judged if r.satisfied]
     return trace
+
+
+def _told(reason: Reason) -> str:
+    return f"{reason.rule}: expected {reason.expected}, got {reason.got}"
