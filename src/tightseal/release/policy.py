@@ -72,6 +72,7 @@ class InForce:
         version, digest: of the bundle: its version, and SHA-256 of the whole of it.
         issued_at: when it was signed, as its signers say; 0 for the built-in policy.
         expires_at: when the first of its signatures expires; ``None`` for never.
+        settings_digest: of the release settings, 64 bytes.
     """
 
     policy: Policy = field(repr=False, compare=False)
@@ -82,6 +83,11 @@ class InForce:
     digest: bytes | None = None
     issued_at: int = 0
     expires_at: int | None = None
+    settings_digest: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Take the settings' digest once: every release names it."""
+        object.__setattr__(self, "settings_digest", self.settings.digest())
 
     @classmethod
     def builtin(cls, settings: ReleaseSettings) -> InForce:
@@ -91,11 +97,6 @@ class InForce:
             settings=settings,
             authority=settings.authority(),
         )
-
-    @property
-    def settings_digest(self) -> bytes:
-        """Of the release settings; 64 bytes."""
-        return self.settings.digest()
 
     def said(self) -> PolicyInForce | None:
         """What receipts say of it; ``None`` for the built-in policy."""
