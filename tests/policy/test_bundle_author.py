@@ -20,7 +20,7 @@ from authoring_support import (
     rotate,
     text,
 )
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from policy_support import NOW
 from securesystemslib.signer import CryptoSigner
@@ -319,6 +319,7 @@ def test_a_key_is_asked_for_before_anything_is_made() -> None:
         max_size=12,
     )
 )
+@example([("a", 1, 0), ("b", 0, 0), ("b", 0, 20), ("b", 0, 40)])
 def test_every_history_publishes_and_never_falls(
     steps: list[tuple[str, int, int]],
 ) -> None:

@@ -165,9 +165,11 @@ class Draft:
         left = current.expires - self._now
         if not 0 < left <= MAX_DAYS * _DAY:
             return False
-        if role_state(self.tree, role, current).missing:
-            return True
-        return not self._renew and left * RENEW_BELOW > self._days * _DAY
+        # A draft too: else the one who completes it and the next one, who renews it,
+        # would take turns for ever.
+        if left * RENEW_BELOW <= self._days * _DAY:
+            return False
+        return not self._renew or bool(role_state(self.tree, role, current).missing)
 
     def _issued_in_time(self) -> bool:
         """A moment in the future would make providers refuse their own clocks."""
