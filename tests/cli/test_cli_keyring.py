@@ -220,6 +220,19 @@ def test_destroying_says_what_older_copies_still_open_and_waits_for_a_yes(
     assert made.keyring().root(1)
 
 
+def test_a_provider_with_a_policy_root_destroys_by_action_alone(
+    operator: Operator,
+) -> None:
+    """The command sees no state store, where keys may be wrapped under it."""
+    root = "ab" * 32
+    operator.configure(release=f'root = "keyring"\npolicy_root = "{root}"')
+    for command in (("init",), ("rotate",)):
+        assert operator.run(*command).status == 0
+    said = operator.refused("destroy", "1", "--yes")
+    assert "destroy-generation" in said
+    assert operator.run("verify").status == 0
+
+
 def test_destroying_as_json_does_not_ask_and_claims_no_erasure(made: Operator) -> None:
     made.done("rotate")
     assert "then give --yes" in made.usage("destroy", "1", "--json")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tightseal.model.canonical import encode
 from tightseal.model.claims import MEASUREMENT_NAMES, Tee
+from tightseal.model.generation import GenerationName
 from tightseal.model.keypath import (
     Authority,
     IdentityKind,
@@ -55,6 +56,8 @@ KEYS = st.builds(
     TEXTS | st.just(""),
     st.integers(16, 18),
     st.sampled_from(KeyPart),
+    st.sampled_from(GenerationName) | st.integers(0, 2),
+    st.booleans(),
 )
 
 

@@ -267,7 +267,8 @@ def destroy(
     """Drop a retired generation's root from the keyring: 0 dropped, 1 not.
 
     Whatever is still under its keys cannot be opened by this keyring again. Says what
-    older copies of the file could still open.
+    older copies of the file could still open. Under a policy root it takes a signed
+    action, which moves wrapped keys first.
 
     Args:
         number: of the generation.
@@ -275,7 +276,15 @@ def destroy(
         where: whose keyring.
         as_json: one JSON document on stdout.
     """
-    keeper, now = place_of(where).keeper(), clock()
+    place = place_of(where)
+    if place.settings.release.policy_root:
+        # Wrapped keys lie in the state store, which this command does not see.
+        detail = (
+            "under a policy root keys may be wrapped under it: let the provider move "
+            "them first, with tightseal action sign --kind destroy-generation"
+        )
+        raise KeyReleaseError(Code.GENERATION_NOT_ALLOWED, detail)
+    keeper, now = place.keeper(), clock()
     before = keeper.keyring
     # Refused before anybody is asked.
     destroyed(before, number, now=now)
