@@ -9,20 +9,27 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tightseal.model.action import (
+    GENERATION_ACTIONS,
     KEYRING_ACTIONS,
+    SLOT_ACTIONS,
     Action,
     ActionKind,
     AdoptParameters,
+    InviteParameters,
     KeyParameters,
     KeyringParameters,
     KeySource,
     Parameters,
+    ProviderParts,
+    RevokeParameters,
     Signature,
     SignedAction,
+    SlotParameters,
 )
 from tightseal.model.claims import Tee
 from tightseal.model.keypath import Authority, Kdf
 from tightseal.model.provider import sidecar_keyring_id
+from tightseal.model.slots import SlotClass
 from tightseal.policy.actions import AuthorisedAction, authorise, verifies
 from tightseal.policy.compiled import Role
 
@@ -62,11 +69,27 @@ def adopt(replaces: bytes | None = None, **changes: Any) -> AdoptParameters:
     return AdoptParameters("acme", "database", "disk", source(**changes), replaces)
 
 
+def parts(fill: bytes) -> ProviderParts:
+    return ProviderParts("sgx", fill * 32, fill * 64)
+
+
 def parameters_of(kind: ActionKind) -> Parameters:
     if kind is ActionKind.ADOPT:
         return adopt()
-    if kind is ActionKind.DESTROY_GENERATION:
+    if kind is ActionKind.INVITE_PROVIDER:
+        return InviteParameters(parts(b"g"), parts(b"j"), 7)
+    if kind is ActionKind.REVOKE_PROVIDER:
+        return RevokeParameters(7, (b"s" * 16,), b"i" * 16)
+    if kind in GENERATION_ACTIONS:
         return KeyringParameters(7, 2)
+    if kind in SLOT_ACTIONS:
+        added = kind is ActionKind.ADD_SLOT
+        return SlotParameters(
+            7,
+            slot=None if added else b"s" * 16,
+            factors=(SlotClass.SGX, SlotClass.TPM2) if added else (),
+            label="second" if added else "",
+        )
     return KeyringParameters(7) if kind in KEYRING_ACTIONS else DISK
 
 

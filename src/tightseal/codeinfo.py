@@ -71,9 +71,23 @@ _SPECIFIC: Final[dict[Code, CodeInfo]] = {
         Fault.SERVICE, 405, "This address does not take this method."
     ),
     Code.OVERLOADED: CodeInfo(
-        Fault.SERVICE, 503, "The provider is busy; try again shortly."
+        Fault.SERVICE,
+        503,
+        "The provider is busy; try again shortly.",
+        "Raise host.workers or host.threads, add a provider, or have fewer clients.",
     ),
-    Code.INTERNAL: CodeInfo(Fault.SERVICE, 500, "The provider met an internal error."),
+    Code.RATE_LIMITED: CodeInfo(
+        Fault.SERVICE,
+        429,
+        "This was asked too often; try again later.",
+        "The detail names the limit; see docs/operations/limits.md.",
+    ),
+    Code.INTERNAL: CodeInfo(
+        Fault.SERVICE,
+        500,
+        "The provider met an internal error.",
+        "This is a defect: report it with the log line internal_error or probe_failed.",
+    ),
     Code.SETTINGS_INVALID: CodeInfo(
         Fault.SERVICE,
         500,
@@ -170,6 +184,56 @@ _SPECIFIC: Final[dict[Code, CodeInfo]] = {
         "The action was refused.",
         "It was signed for a provider of another policy root or keyring.",
     ),
+    Code.PROVIDER_NOT_ALLOWED: CodeInfo(
+        Fault.POLICY,
+        403,
+        "The handoff was refused.",
+        "Name its measurement in a [[provider]] of the policy, and publish that.",
+    ),
+    Code.PEER_IDENTITY_MISMATCH: CodeInfo(
+        Fault.POLICY,
+        403,
+        "The handoff was refused.",
+        "Invite the provider that it is: tightseal provider identity, then invite.",
+    ),
+    Code.INVITATION_USED: CodeInfo(
+        Fault.POLICY,
+        409,
+        "The invitation was used before.",
+        "Make and sign another one: tightseal provider invite",
+    ),
+    Code.PROVIDER_REVOKED: CodeInfo(
+        Fault.POLICY,
+        403,
+        "The handoff was refused.",
+        "Its invitation was revoked; make another one, if it shall come back.",
+    ),
+    Code.HANDOFF_UNKNOWN: CodeInfo(
+        Fault.SERVICE,
+        404,
+        "There is no such handoff.",
+        "Join anew: tightseal provider join",
+    ),
+    Code.SUCCESSOR_MISSING: CodeInfo(
+        Fault.SERVICE,
+        409,
+        "No other provider has confirmed that it opens this keyring.",
+        "Let one join first: tightseal provider upgrade",
+    ),
+    Code.HANDOFF_INVALID: CodeInfo(
+        Fault.SERVICE,
+        502,
+        "The handoff is not what was agreed.",
+        "Nothing was written. Try again; if it stays, the other provider or the way"
+        " to it is not what it says.",
+    ),
+    Code.KEY_NOT_IN_BRANCH: CodeInfo(
+        Fault.KEY,
+        403,
+        "This provider has no such key.",
+        "It has one tenant's branch of the keys, of chains by hkdf-sha256; ask the"
+        " provider of the whole.",
+    ),
     Code.KEYRING_MISSING: CodeInfo(
         Fault.SERVICE,
         503,
@@ -230,6 +294,60 @@ _SPECIFIC: Final[dict[Code, CodeInfo]] = {
         "The provider cannot serve this request.",
         "Somebody else wrote: look again, and repeat.",
     ),
+    Code.STATE_EXISTS: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "There is one already: look at it with tightseal state check, or move it away.",
+    ),
+    Code.STATE_MISSING: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "Bring the state back: tightseal state restore, or mend host.state.",
+    ),
+    Code.STATE_UNAVAILABLE: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "Mend the state's database or disk; the log says what it answered.",
+    ),
+    Code.STATE_TOO_LARGE: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "What was to be kept is above a bound of the state: the log says which.",
+    ),
+    Code.JOURNAL_FAILED: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "Make room on the journal's disk, or restore its file; the log says which.",
+    ),
+    Code.PLATFORM_FAILED: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "Gramine, configfs or the device did not do its part: the log says which.",
+    ),
+    Code.PLATFORM_UNSUPPORTED: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "Name the platform that this machine has: host.platform.kind, or --platform",
+    ),
+    Code.PROVIDER_DEBUG: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "Build the provider's own enclave or guest without debug.",
+    ),
+    Code.PROVIDER_NOT_READY: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "Ask again shortly; where it stays, /readyz names the part that is missing.",
+    ),
     Code.CLOCK_BEHIND: CodeInfo(
         Fault.SERVICE,
         503,
@@ -253,6 +371,42 @@ _SPECIFIC: Final[dict[Code, CodeInfo]] = {
         503,
         "The provider cannot serve this request.",
         "Older state: tightseal state migrate. Newer state: run a newer version.",
+    ),
+    Code.LOG_MALFORMED: CodeInfo(
+        Fault.SERVICE,
+        400,
+        "The log's text is not of the documented form.",
+        "Fetch it again, whole and unchanged, from whoever keeps the log.",
+    ),
+    Code.LOG_TAMPERED: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The provider cannot serve this request.",
+        "The log was changed or cut: keep it as it is, and bring the newest backup.",
+    ),
+    Code.LOG_UNDERSIGNED: CodeInfo(
+        Fault.SERVICE,
+        403,
+        "The log's checkpoint was refused.",
+        "Give the log's own key and its witnesses' keys, as they were published.",
+    ),
+    Code.LOG_PROOF_INVALID: CodeInfo(
+        Fault.SERVICE,
+        422,
+        "The log's proof was refused.",
+        "Proof and checkpoint are not of one tree: make both anew.",
+    ),
+    Code.LOG_FORKED: CodeInfo(
+        Fault.SERVICE,
+        422,
+        "The log's checkpoint was refused.",
+        "Two trees are signed for one log: keep both checkpoints, they prove it.",
+    ),
+    Code.LOG_MISSING: CodeInfo(
+        Fault.SERVICE,
+        404,
+        "There is no such log here.",
+        "Write it: tightseal audit export --tiles FOLDER",
     ),
     Code.NONCE_REPLAYED: CodeInfo(
         Fault.EVIDENCE, 409, "This challenge has been answered already."
@@ -311,6 +465,19 @@ _SPECIFIC: Final[dict[Code, CodeInfo]] = {
         "There is no such key yet.",
         "Create it, once: tightseal key --create. Was it created before, then the"
         " state store is another or an older one: restore that first.",
+    ),
+    Code.USE_INPUT_INVALID: CodeInfo(
+        Fault.KEY,
+        400,
+        "The input of this use cannot be used.",
+        "Give the public key of an honest peer, of the type of the key.",
+    ),
+    Code.IMPORT_INVALID: CodeInfo(
+        Fault.KEY,
+        400,
+        "The key that was handed over cannot be kept.",
+        "Import again, in a new exchange, a key of the type and length that the policy"
+        " says.",
     ),
     Code.KEY_EXISTS: CodeInfo(
         Fault.KEY,

@@ -36,6 +36,7 @@ __all__ = [
     "ServiceError",
     "SettingsError",
     "TightsealError",
+    "retry_later",
 ]
 
 MAX_DETAIL_CHARS: Final = 1000
@@ -54,9 +55,15 @@ class TightsealError(Exception):
     Attributes:
         checks: the verifier's named checks up to the one that failed; empty where the
             error did not come from a verifier.
+        retry_after: seconds after which the same request may get another answer;
+            ``None`` where nothing is known of that.
+        request_id: names the request in the provider's log, where a client raises what
+            an answer told it; ``None`` otherwise.
     """
 
     checks: tuple[object, ...] = ()
+    retry_after: int | None = None
+    request_id: str | None = None
 
     def __init__(self, code: Code, detail: str) -> None:
         cut = detail[:MAX_DETAIL_CHARS]
@@ -121,3 +128,10 @@ class PlatformError(ServiceError):
 
 class ProviderError(ServiceError):
     """Raised by a client: the provider cannot be trusted, reached, or refused."""
+
+
+def retry_later(code: Code, detail: str, *, seconds: int) -> ServiceError:
+    """A refusal that passes by itself, with the seconds after which to ask again."""
+    error = ServiceError(code, detail)
+    error.retry_after = max(1, seconds)
+    return error

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from tightseal.model.exchange import (
     Transcript,
     response_body,
 )
+from tightseal.model.generation import GenerationName
 from tightseal.model.keypath import KeyPart, KeyRequest, KeyType
+from tightseal.model.keyuse import KeyUse, Operation
 from tightseal.model.provider import AttestedKeyBinding, ProviderIdentity
 from tightseal.model.public_key import PublicKeyBody, PublicKeyQuestion
 from tightseal.model.state import AnchorClass
@@ -46,6 +49,9 @@ CHALLENGE = ChallengeBody(
     expires_at=1_800_000_060,
     provider_evidence_hash=b"e" * 32,
 )
+
+
+IMPORT = KeyRequest("disk", create=True, imported=b"i" * 64)
 
 
 def of_identity(**changed: Any) -> AttestedKeyBinding:
@@ -84,6 +90,24 @@ TRANSCRIPTS = [
                 )
             },
             {"keys": (KeyRequest("disk", create=True), TRANSCRIPT.keys[1])},
+            *(
+                {"keys": (KeyRequest("disk", use=use), TRANSCRIPT.keys[1])}
+                for use in (
+                    KeyUse(Operation.SIGN, b"m"),
+                    KeyUse(Operation.SIGN, b"M"),
+                    KeyUse(Operation.AGREE, b"m"),
+                    KeyUse(Operation.SIGN, b"m", b"c"),
+                    KeyUse(Operation.SIGN, b"", b"m"),
+                )
+            ),
+            *(
+                {"keys": (replace(IMPORT, **changed), TRANSCRIPT.keys[1])}
+                for changed in (
+                    {},
+                    {"imported": b"I" * 64},
+                    {"use": KeyUse(Operation.SIGN, b"m")},
+                )
+            ),
             {"event_log_hash": b"t" * 32},
         )
     ),
@@ -105,6 +129,7 @@ def test_every_change_changes_what_is_committed_to() -> None:
     assert len({t.report_data() for t in every}) == len(every)
     assert len({t.hash_with(b"evidence") for t in every}) == len(every)
     assert len({t.hpke_info(b"evidence", index=0) for t in every}) == len(every)
+    assert len({t.import_info(b"evidence", index=0) for t in every}) == len(every)
     assert {len(t.report_data()) for t in every} == {64}
 
 
@@ -121,6 +146,12 @@ def test_evidence_and_index_enter_the_envelope() -> None:
         for index in range(16)
     }
     assert len(infos) == 48
+    imports = {
+        TRANSCRIPT.import_info(evidence, index=index)
+        for evidence in (b"", b"evidence", b"evidence\0")
+        for index in range(16)
+    }
+    assert len(infos | imports) == 96
     assert TRANSCRIPT.hash_with(b"evidence") != TRANSCRIPT.report_data()
 
 
@@ -146,6 +177,8 @@ def test_challenge_signature_covers_every_field() -> None:
                 {"client_nonce": b"C" * 32},
                 {"expires_at": CHALLENGE.expires_at + 1},
                 {"provider_evidence_hash": b"E" * 32},
+                {"import_key": b"k" * 1216},
+                {"import_key": b"K" * 1216},
             )
         ),
     ]
@@ -188,6 +221,7 @@ def test_response_signature_covers_every_field() -> None:
             for kind in KeyType
             if kind is not KeyType.RAW
         ),
+        *(body(keys=(dataclasses.replace(RAW, use=use), RAW)) for use in Operation),
         body(entry_id=b"I" * 16),
         body(issued_at=2),
         body(single_verifier=True),
@@ -264,8 +298,19 @@ def test_signatures_of_one_kind_are_none_of_another() -> None:
 NAMES = st.text(max_size=12)
 
 
+USES = st.builds(
+    KeyUse, st.sampled_from(Operation), st.binary(max_size=3), st.binary(max_size=3)
+)
 REQUESTS = st.builds(
-    KeyRequest, NAMES, NAMES, st.integers(16, 64), st.sampled_from(KeyPart)
+    KeyRequest,
+    NAMES,
+    NAMES,
+    st.integers(16, 64),
+    st.sampled_from(KeyPart),
+    st.sampled_from(GenerationName) | st.integers(0, 3),
+    st.booleans(),
+    st.none() | USES,
+    st.none() | st.binary(max_size=3),
 )
 
 
@@ -276,6 +321,17 @@ def test_key_requests_are_framed(
     first = dataclasses.replace(TRANSCRIPT, keys=tuple(one)).report_data()
     second = dataclasses.replace(TRANSCRIPT, keys=tuple(other)).report_data()
     assert (first == second) is (one == other)
+
+
+def test_without_a_use_a_request_is_written_as_before() -> None:
+    asked = KeyRequest("disk", "a", 32)
+    assert asked.as_value() == ["disk", "a", 32, "private", "current", False]
+    use = KeyUse(Operation.UNWRAP, b"e", b"c")
+    with_use = dataclasses.replace(asked, use=use).as_value()
+    assert with_use == [*asked.as_value(), ["unwrap", b"e", b"c"]]
+    imported = dataclasses.replace(asked, imported=b"c").as_value()
+    assert imported == [*asked.as_value(), None, b"c"]
+    assert RAW.as_value() == ["raw", "private", 0]
 
 
 QUESTION = st.builds(PublicKeyQuestion, NAMES, NAMES, NAMES, NAMES, st.just(b"c" * 32))

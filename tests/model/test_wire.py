@@ -4,12 +4,14 @@
 import base64
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from use_strategies import USES
 
 from tightseal.errors import CODES, Code, EvidenceError, RequestError
 from tightseal.model import wire
@@ -21,6 +23,7 @@ from tightseal.model.base64url import (
 from tightseal.model.collateral import IntelCollateral, SnpCertificates
 from tightseal.model.exchange import ChallengeBody, Kem, KeyFacts, PolicyInForce
 from tightseal.model.keypath import KeyPart, KeyRequest, KeyType
+from tightseal.model.keyuse import Operation
 from tightseal.model.provider import AttestedKeyBinding, ProviderIdentity
 from tightseal.model.public_key import PublicKeyBody, PublicKeyQuestion
 from tightseal.model.state import AnchorClass
@@ -79,6 +82,13 @@ keys_requests = st.builds(
             label=names,
             length=st.integers(16, 64),
             part=st.sampled_from(KeyPart),
+        )
+        | st.builds(KeyRequest, purpose=names.filter(bool), use=USES)
+        | st.builds(
+            KeyRequest,
+            purpose=names.filter(bool),
+            create=st.just(True),
+            imported=bytes64,
         ),
         min_size=1,
         max_size=16,
@@ -86,6 +96,13 @@ keys_requests = st.builds(
     event_log=st.none() | st.binary(max_size=100),
     evidence=st.binary(min_size=1, max_size=100),
     proof=st.sampled_from(list(wire.Proof)),
+).map(
+    lambda asked: replace(
+        asked,
+        imports=tuple(None if k.imported is None else b"sealed" for k in asked.keys)
+        if any(k.imported for k in asked.keys)
+        else (),
+    )
 )
 generations = st.integers(0, (1 << 32) - 1)
 policies = st.builds(
@@ -102,6 +119,7 @@ keys_responses = st.builds(
             key_type=st.sampled_from(KeyType),
             part=st.sampled_from(KeyPart),
             generation=generations,
+            use=st.none() | st.sampled_from(Operation),
         ),
         min_size=1,
         max_size=16,

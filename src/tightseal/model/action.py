@@ -22,26 +22,34 @@ from tightseal.model.keypath import (
     WorkloadBinding,
 )
 from tightseal.model.labels import Label
+from tightseal.model.provider import ProviderIdentity, branch_keyring_id
+from tightseal.model.slots import SlotClass
 from tightseal.model.usage import key_record
 
 __all__ = [
     "ACTION_ID_BYTES",
     "ACTION_VERSION",
+    "GENERATION_ACTIONS",
     "KEYRING_ACTIONS",
     "KEYRING_ID_BYTES",
     "MAX_SIGNATURES",
     "POLICY_ROOT_BYTES",
     "PUBLIC_KEY_BYTES",
     "SIGNATURE_BYTES",
+    "SLOT_ACTIONS",
     "Action",
     "ActionKind",
     "AdoptParameters",
+    "InviteParameters",
     "KeyParameters",
     "KeySource",
     "KeyringParameters",
     "Parameters",
+    "ProviderParts",
+    "RevokeParameters",
     "Signature",
     "SignedAction",
+    "SlotParameters",
 ]
 
 ACTION_VERSION: Final = 1
@@ -50,7 +58,12 @@ POLICY_ROOT_BYTES: Final = 32
 KEYRING_ID_BYTES: Final = 32
 PUBLIC_KEY_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
+SETTINGS_DIGEST_BYTES: Final = 64
+SLOT_ID_BYTES: Final = 16
 """Lengths of what an action holds, in bytes."""
+
+MAX_REVOKED_SLOTS: Final = 16
+"""Most slots that one revocation takes away."""
 
 MAX_SIGNATURES: Final = 32
 """Most signatures of one action."""
@@ -71,8 +84,29 @@ class ActionKind(StrEnum):
     ROTATE_KEYRING = "rotate-keyring"
     """A new generation of the root is current from then on."""
 
+    PREPARE_GENERATION = "prepare-generation"
+    """The next generation is made; the next rotation takes it into use."""
+
+    RETIRE_GENERATION = "retire-generation"
+    """A generation that was prepared is withdrawn."""
+
     DESTROY_GENERATION = "destroy-generation"
     """The bytes of a retired generation are dropped."""
+
+    ADD_SLOT = "add-slot"
+    """The provider makes one more slot with what it has."""
+
+    REMOVE_SLOT = "remove-slot"
+    """A slot goes, where another one opens."""
+
+    RENEW_SLOTS = "renew-slots"
+    """Slots are made anew from what is there now."""
+
+    INVITE_PROVIDER = "invite-provider"
+    """Another provider may join; shown by the one that joins, never submitted."""
+
+    REVOKE_PROVIDER = "revoke-provider"
+    """A provider's slots go, and a new generation takes over from what it knew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +228,7 @@ class KeyringParameters:
 
     Attributes:
         counter: that the keyring must have; an action that was done finds another one.
-        generation: that is to be destroyed; ``None`` for a rotation.
+        generation: that is to be destroyed or withdrawn; else ``None``.
     """
 
     counter: int
@@ -205,12 +239,138 @@ class KeyringParameters:
         return {"counter": self.counter, "generation": self.generation}
 
 
-KEYRING_ACTIONS: Final = frozenset(
-    {ActionKind.ROTATE_KEYRING, ActionKind.DESTROY_GENERATION}
-)
-"""Kinds that change the keyring; their parameters are ``KeyringParameters``."""
+@dataclass(frozen=True, slots=True)
+class SlotParameters:
+    """What a change of slots needs.
 
-Parameters: TypeAlias = KeyParameters | AdoptParameters | KeyringParameters
+    Attributes:
+        counter: that the keyring must have; an action that was done finds another one.
+        slot: id of the slot that goes or is made anew, 16 bytes; ``None`` for a new
+            one, and to make every slot anew that opens.
+        factors: classes of the new slot, in the order of ``SlotClass``; else none.
+        label: of the new slot, for people.
+        signer: whether the new slot is for every enclave of the signer.
+    """
+
+    counter: int
+    slot: bytes | None = None
+    factors: tuple[SlotClass, ...] = ()
+    label: str = ""
+    signer: bool = False
+
+    def as_value(self) -> Value:
+        """The parameters as a canonical value."""
+        return {
+            "counter": self.counter,
+            "slot": self.slot,
+            "factors": [factor.value for factor in self.factors],
+            "label": self.label,
+            "signer": self.signer,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderParts:
+    """What an invitation says of a provider; policy root and keyring are the action's.
+
+    Attributes:
+        tee: kind of TEE as text.
+        measurement: MRENCLAVE (32 bytes) or SNP measurement (48 bytes).
+        settings_digest: of the release settings that it decides by, 64 bytes.
+    """
+
+    tee: str
+    measurement: bytes
+    settings_digest: bytes
+
+    @classmethod
+    def of(cls, identity: ProviderIdentity) -> ProviderParts:
+        """The parts of a whole identity that an invitation names."""
+        return cls(identity.tee, identity.measurement, identity.settings_digest)
+
+    def as_value(self) -> Value:
+        """The parts as a canonical value."""
+        return {
+            "tee": self.tee,
+            "measurement": self.measurement,
+            "settings_digest": self.settings_digest,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class InviteParameters:
+    """What ``invite-provider`` needs: both sides, so that each can pin the other.
+
+    Attributes:
+        giver: the provider that hands the keyring over.
+        joiner: the one that may take it.
+        counter: that the giver's keyring has at least; an older copy of it, started on
+            the same machine, would hand over roots that went out of use.
+        tenant: the branch that crosses in place of the whole keyring; ``None`` for all.
+    """
+
+    giver: ProviderParts
+    joiner: ProviderParts
+    counter: int
+    tenant: str | None = None
+
+    def as_value(self) -> Value:
+        """The parameters as a canonical value."""
+        return {
+            "giver": self.giver.as_value(),
+            "joiner": self.joiner.as_value(),
+            "counter": self.counter,
+            "tenant": self.tenant,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeParameters:
+    """What ``revoke-provider`` needs.
+
+    Attributes:
+        counter: that the keyring must have; an action that was done finds another one.
+        slots: ids of the slots that go.
+        invitation: id of the invitation that the provider joined by; ``None`` for one
+            that made the keyring.
+    """
+
+    counter: int
+    slots: tuple[bytes, ...]
+    invitation: bytes | None = None
+
+    def as_value(self) -> Value:
+        """The parameters as a canonical value."""
+        return {
+            "counter": self.counter,
+            "slots": list(self.slots),
+            "invitation": self.invitation,
+        }
+
+
+GENERATION_ACTIONS: Final = frozenset(
+    {ActionKind.RETIRE_GENERATION, ActionKind.DESTROY_GENERATION}
+)
+"""Kinds that name a generation."""
+
+KEYRING_ACTIONS: Final = GENERATION_ACTIONS | frozenset(
+    {ActionKind.ROTATE_KEYRING, ActionKind.PREPARE_GENERATION}
+)
+"""Kinds that change generations; their parameters are ``KeyringParameters``."""
+
+SLOT_ACTIONS: Final = frozenset(
+    {ActionKind.ADD_SLOT, ActionKind.REMOVE_SLOT, ActionKind.RENEW_SLOTS}
+)
+"""Kinds that change slots; their parameters are ``SlotParameters``."""
+
+Parameters: TypeAlias = (
+    KeyParameters
+    | AdoptParameters
+    | KeyringParameters
+    | SlotParameters
+    | InviteParameters
+    | RevokeParameters
+)
 """``adopt`` has ``AdoptParameters``, every other kind about keys ``KeyParameters``."""
 
 
@@ -247,6 +407,26 @@ class Action:
             "expires_at": self.expires_at,
             "parameters": self.parameters.as_value(),
         }
+
+    def giver(self, invite: InviteParameters) -> ProviderIdentity:
+        """The whole identity of the provider that hands over."""
+        return self._identity(invite.giver, self.keyring_id)
+
+    def joiner(self, invite: InviteParameters) -> ProviderIdentity:
+        """The whole identity of the provider that may join."""
+        if invite.tenant is None:
+            return self._identity(invite.joiner, self.keyring_id)
+        branch = branch_keyring_id(self.keyring_id, invite.tenant)
+        return self._identity(invite.joiner, branch)
+
+    def _identity(self, parts: ProviderParts, keyring_id: bytes) -> ProviderIdentity:
+        return ProviderIdentity(
+            tee=parts.tee,
+            measurement=parts.measurement,
+            keyring_id=keyring_id,
+            policy_root=self.policy_root,
+            settings_digest=parts.settings_digest,
+        )
 
     def to_sign(self) -> bytes:
         """What operators sign."""

@@ -20,19 +20,27 @@ from tightseal.model.action import (
     ACTION_VERSION,
     KEYRING_ACTIONS,
     KEYRING_ID_BYTES,
+    MAX_REVOKED_SLOTS,
     MAX_SIGNATURES,
     POLICY_ROOT_BYTES,
     PUBLIC_KEY_BYTES,
+    SETTINGS_DIGEST_BYTES,
     SIGNATURE_BYTES,
+    SLOT_ACTIONS,
+    SLOT_ID_BYTES,
     Action,
     ActionKind,
     AdoptParameters,
+    InviteParameters,
     KeyParameters,
     KeyringParameters,
     KeySource,
     Parameters,
+    ProviderParts,
+    RevokeParameters,
     Signature,
     SignedAction,
+    SlotParameters,
 )
 from tightseal.model.base64url import decode_base64url, encode_base64url
 from tightseal.model.canonical import Value
@@ -40,6 +48,7 @@ from tightseal.model.claims import Tee
 from tightseal.model.generation import MAX_GENERATION
 from tightseal.model.keypath import Authority, Kdf
 from tightseal.model.settings import Name
+from tightseal.model.slots import SlotClass
 from tightseal.model.wire_fields import PurposeText, Seconds, exactly
 from tightseal.model.wire_operator import MAX_ACTION_BYTES
 
@@ -58,6 +67,8 @@ MAX_SOURCE_VALUE_BYTES: Final = 64
 
 AUTHORITY_BYTES: Final = {"policy_root": 32, "settings_digest": 64}
 """The kinds of authority and their lengths."""
+
+_MEASUREMENT_BYTES: Final = {"sgx": 32, "snp": 48}
 
 _T = TypeVar("_T")
 _Values = Annotated[dict[str, str], msgspec.Meta(max_length=MAX_SOURCE_VALUES)]
@@ -96,6 +107,33 @@ class _Adopt(_Key, frozen=True, kw_only=True):
 class _Keyring(_Form, frozen=True, kw_only=True):
     counter: Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNTER)]
     generation: Annotated[int, msgspec.Meta(ge=1, le=MAX_GENERATION)] | None = None
+
+
+class _Slot(_Form, frozen=True, kw_only=True):
+    counter: Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNTER)]
+    slot: str | None
+    factors: Annotated[list[SlotClass], msgspec.Meta(max_length=len(SlotClass))]
+    label: Annotated[str, msgspec.Meta(pattern=r"^[\x20-\x7e]{0,128}\Z")]
+    signer: bool
+
+
+class _Parts(_Form, frozen=True, kw_only=True):
+    tee: Literal["sgx", "snp"]
+    measurement: str
+    settings_digest: str
+
+
+class _Invite(_Form, frozen=True, kw_only=True):
+    giver: _Parts
+    joiner: _Parts
+    counter: Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNTER)]
+    tenant: Name | None = None
+
+
+class _Revoke(_Form, frozen=True, kw_only=True):
+    counter: Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNTER)]
+    slots: Annotated[list[str], msgspec.Meta(max_length=MAX_REVOKED_SLOTS)]
+    invitation: str | None = None
 
 
 class _Action(_Form, frozen=True, kw_only=True):
@@ -202,6 +240,12 @@ def _action(text: _Action) -> Action:
 
 
 def _parameters(text: _Action) -> Parameters:
+    if text.kind is ActionKind.INVITE_PROVIDER:
+        return _invite(_within(text.parameters, _Invite))
+    if text.kind is ActionKind.REVOKE_PROVIDER:
+        return _revoke(_within(text.parameters, _Revoke))
+    if text.kind in SLOT_ACTIONS:
+        return _slot(_within(text.parameters, _Slot))
     if text.kind in KEYRING_ACTIONS:
         keyring = _within(text.parameters, _Keyring)
         return KeyringParameters(keyring.counter, keyring.generation)
@@ -218,6 +262,47 @@ def _parameters(text: _Action) -> Parameters:
         replaces=None
         if replaces is None
         else exactly(replaces, "replaces", ACTION_ID_BYTES),
+    )
+
+
+def _slot(text: _Slot) -> SlotParameters:
+    named = text.slot
+    return SlotParameters(
+        counter=text.counter,
+        slot=None if named is None else exactly(named, "slot", SLOT_ID_BYTES),
+        factors=tuple(text.factors),
+        label=text.label,
+        signer=text.signer,
+    )
+
+
+def _invite(text: _Invite) -> InviteParameters:
+    return InviteParameters(
+        _parts(text.giver), _parts(text.joiner), text.counter, text.tenant
+    )
+
+
+def _parts(text: _Parts) -> ProviderParts:
+    size = _MEASUREMENT_BYTES[text.tee]
+    digest = text.settings_digest
+    return ProviderParts(
+        tee=text.tee,
+        measurement=exactly(text.measurement, "measurement", size),
+        settings_digest=exactly(digest, "settings_digest", SETTINGS_DIGEST_BYTES),
+    )
+
+
+def _revoke(text: _Revoke) -> RevokeParameters:
+    slots = tuple(exactly(slot, "slots", SLOT_ID_BYTES) for slot in text.slots)
+    if list(slots) != sorted(set(slots)):
+        raise _malformed("slots: not in order, or one stands twice")
+    named = text.invitation
+    return RevokeParameters(
+        counter=text.counter,
+        slots=slots,
+        invitation=None
+        if named is None
+        else exactly(named, "invitation", ACTION_ID_BYTES),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Final
 from tightseal.model.canonical import Value, digest, labelled
 from tightseal.model.generation import MAX_GENERATION
 from tightseal.model.keypath import KeyPart, KeyPath, KeyRequest, KeyType
+from tightseal.model.keyuse import Operation
 from tightseal.model.labels import Label
 from tightseal.model.provider import AttestedKeyBinding
 from tightseal.model.state import AnchorClass
@@ -52,6 +53,8 @@ class ChallengeBody:
         client_nonce: 32 bytes that the workload sent; makes the challenge fresh to it.
         expires_at: Unix seconds after which the nonce is refused.
         provider_evidence_hash: SHA-256 of the provider's evidence in the challenge.
+        import_key: what existing keys are sealed to, 1216 bytes; ``None`` where it was
+            not asked for.
     """
 
     binding: AttestedKeyBinding
@@ -59,20 +62,21 @@ class ChallengeBody:
     client_nonce: bytes
     expires_at: int
     provider_evidence_hash: bytes
+    import_key: bytes | None = None
 
     def to_sign(self) -> bytes:
-        """The bytes that the attested key signs."""
-        return labelled(
-            Label.SIGN_CHALLENGE,
-            [
-                PROTOCOL_VERSION,
-                self.binding.as_value(),
-                self.nonce,
-                self.client_nonce,
-                self.expires_at,
-                self.provider_evidence_hash,
-            ],
-        )
+        """The bytes that the attested key signs; seven members with an import key."""
+        value: list[Value] = [
+            PROTOCOL_VERSION,
+            self.binding.as_value(),
+            self.nonce,
+            self.client_nonce,
+            self.expires_at,
+            self.provider_evidence_hash,
+        ]
+        if self.import_key is not None:
+            value.append(self.import_key)
+        return labelled(Label.SIGN_CHALLENGE, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,10 @@ class Transcript:
         """HPKE ``info`` of the envelope of key ``index`` of this exchange."""
         return labelled(Label.HPKE_INFO, [self.hash_with(evidence), index])
 
+    def import_info(self, evidence: bytes, *, index: int) -> bytes:
+        """HPKE ``info`` of the key that request ``index`` of this exchange imports."""
+        return labelled(Label.HPKE_IMPORT, [self.hash_with(evidence), index])
+
 
 @dataclass(frozen=True, slots=True)
 class KeyFacts:
@@ -133,20 +141,25 @@ class KeyFacts:
         key_type: raw bytes, or which kind of pair; policy decides it.
         part: the key itself, or the public half of a pair.
         generation: version of the root that it was derived from, or is wrapped under.
+        use: the envelope holds no key but the result of this operation with it;
+            ``None`` for a key.
     """
 
     key_type: KeyType
     part: KeyPart
     generation: int
+    use: Operation | None = None
 
     @classmethod
     def of(cls, path: KeyPath, request: KeyRequest) -> KeyFacts:
         """The facts of a key that is derived along ``path`` for ``request``."""
-        return cls(path.key_type, request.part, path.generation)
+        use = None if request.use is None else request.use.operation
+        return cls(path.key_type, request.part, path.generation, use)
 
     def as_value(self) -> Value:
-        """The facts as a canonical value."""
-        return [self.key_type.value, self.part.value, self.generation]
+        """The facts as a canonical value; without a use it has three members."""
+        value: list[Value] = [self.key_type.value, self.part.value, self.generation]
+        return value if self.use is None else [*value, self.use.value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +179,25 @@ class PolicyInForce:
         return [self.version, self.digest]
 
 
+@dataclass(frozen=True, slots=True)
+class LogPromise:
+    """Where a release is logged: said under the attested key, before it is logged.
+
+    Attributes:
+        key: the verifier key of the provider's log (C2SP signed-note), which the
+            attested key so certifies.
+        leaf: hash of the release's entry, 32 bytes; a proof in the response shows that
+            the log has it.
+    """
+
+    key: str
+    leaf: bytes
+
+    def as_value(self) -> Value:
+        """Key and leaf as a canonical value."""
+        return [self.key, self.leaf]
+
+
 def response_body(
     *,
     transcript_hash: bytes,
@@ -177,6 +209,7 @@ def response_body(
     trust_domain: str,
     policy: PolicyInForce | None,
     anchor: AnchorClass | None,
+    logged: LogPromise | None = None,
 ) -> bytes:
     """The bytes that the attested key signs over a response.
 
@@ -191,6 +224,7 @@ def response_body(
         policy: the signed policy in force; ``None`` where none is signed.
         anchor: what notices that the provider's whole state was put back; ``None``
             where the release depended on no state.
+        logged: where the release is logged; left out of the bytes where it is ``None``.
     """
     hashes: list[Value] = [hashlib.sha256(e).digest() for e in envelopes]
     said: list[Value] = [
@@ -202,6 +236,8 @@ def response_body(
         None if policy is None else policy.as_value(),
         None if anchor is None else anchor.value,
     ]
+    if logged is not None:
+        said.append(logged.as_value())
     return labelled(Label.SIGN_RESPONSE, [transcript_hash, hashes, *said])
 
 

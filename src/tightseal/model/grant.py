@@ -28,10 +28,12 @@ class WrappedUse:
     Attributes:
         record: the name of its record; see ``model.usage.wrapped_record``.
         create: make it, where it must not be there; else open it, where it must.
+        imported: what is made is an existing key, that the workload hands over.
     """
 
     record: str
     create: bool = False
+    imported: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final
 
 from tightseal.model.canonical import Value
 from tightseal.model.claims import Tee
 from tightseal.model.generation import Generation, GenerationName
+from tightseal.model.keyuse import KeyUse, Operation
 
 __all__ = [
     "DEFAULT_KEY_BYTES",
@@ -60,6 +63,22 @@ class KeyType(StrEnum):
     ED25519 = "ed25519"
     P256 = "p256"
     SECP256K1 = "secp256k1"
+
+    @property
+    def operations(self) -> frozenset[Operation]:
+        """What a provider can do with such a key in place of releasing it."""
+        return _OPERATIONS[self]
+
+
+_OPERATIONS: Final[Mapping[KeyType, frozenset[Operation]]] = MappingProxyType(
+    {
+        KeyType.RAW: frozenset(),
+        KeyType.X25519: frozenset({Operation.AGREE, Operation.UNWRAP}),
+        KeyType.ED25519: frozenset({Operation.SIGN}),
+        KeyType.P256: frozenset({Operation.SIGN, Operation.AGREE}),
+        KeyType.SECP256K1: frozenset({Operation.SIGN, Operation.AGREE}),
+    }
+)
 
 
 class KeyPart(StrEnum):
@@ -181,6 +200,10 @@ class KeyRequest:
         generation: which version of the root; in words, or by number.
         create: make a wrapped key that must not be there yet; without it a key is only
             opened. Derived keys are there by themselves and are never created.
+        use: what the provider does with the private half in place of releasing it;
+            the part is ``private`` then, and none of it leaves.
+        imported: commitment to the existing key that ``create`` is to keep in place of
+            a random one, 64 bytes; see ``model.importing``.
     """
 
     purpose: str
@@ -189,11 +212,16 @@ class KeyRequest:
     part: KeyPart = KeyPart.PRIVATE
     generation: Generation = GenerationName.CURRENT
     create: bool = False
+    use: KeyUse | None = None
+    imported: bytes | None = None
 
     def as_value(self) -> Value:
-        """The request as a canonical value; a generation is a text or a number."""
+        """The request as a canonical value; a generation is a text or a number.
+
+        It has six members; with a use seven, with an import eight.
+        """
         asked = self.generation
-        return [
+        value: list[Value] = [
             self.purpose,
             self.label,
             self.length,
@@ -201,3 +229,7 @@ class KeyRequest:
             asked.value if isinstance(asked, GenerationName) else asked,
             self.create,
         ]
+        use = None if self.use is None else self.use.as_value()
+        if self.imported is not None:
+            return [*value, use, self.imported]
+        return value if use is None else [*value, use]

@@ -26,6 +26,8 @@ class KeyringAnchor(Protocol):
         """The highest counter taken; ``None`` for a keyring that it never saw.
 
         Raises:
+            KeyReleaseError: ``keyring_rolled_back``, where what it took was lost.
+            PolicyError: ``anchor_required``, in place of ``None`` where settings say.
             ServiceError: ``state_unavailable``, where it cannot be asked.
         """
         ...
@@ -37,6 +39,7 @@ class KeyringAnchor(Protocol):
         never leaves the anchor ahead of the file.
 
         Raises:
+            KeyReleaseError: ``keyring_rolled_back``, as of ``remembered``.
             ServiceError: ``state_unavailable``.
         """
         ...

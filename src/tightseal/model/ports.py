@@ -13,11 +13,13 @@ from typing import Protocol, TypeAlias
 
 from tightseal.model.canonical import Value
 from tightseal.model.claims import Claims
+from tightseal.model.exchange import LogPromise
 from tightseal.model.generation import Generations
 from tightseal.model.secret import Secret
 
 __all__ = [
     "Clock",
+    "Completion",
     "EvidenceSource",
     "JournalEntry",
     "KeyRoots",
@@ -29,6 +31,10 @@ __all__ = [
 
 Clock: TypeAlias = Callable[[], int]
 """Unix seconds. The host's clock, handed in from above; never called by the core."""
+
+
+Completion: TypeAlias = Callable[[bytes], bytes]
+"""Makes the response to keep from the proof that its entry is in the log."""
 
 
 class EvidenceSource(Protocol):
@@ -149,14 +155,28 @@ class JournalEntry:
 class Recorder(Protocol):
     """The journal: takes the entry before the response leaves."""
 
+    def promise(self, entry: JournalEntry) -> LogPromise | None:
+        """Where this entry will be logged; ``None`` where the log has no key.
+
+        Raises:
+            ServiceError: ``journal_failed``.
+        """
+        ...
+
     def record(
         self,
         entry: JournalEntry,
         *,
         redemption: NonceRedemption | None,
-        response: bytes,
+        response: bytes | Completion,
     ) -> bytes:
         """Burn the nonce, append the entry and keep the response, in one commit.
+
+        Args:
+            entry: the decision.
+            redemption: the nonce to burn; ``None`` where there is none.
+            response: what to keep; or what makes it from the C2SP ``tlog-proof`` of
+                this entry, where ``promise`` named a log.
 
         Returns:
             the response to send: ``response``, or, where this very request was

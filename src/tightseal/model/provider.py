@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from tightseal.model.canonical import Value, digest, labelled
 from tightseal.model.labels import Label
 
-__all__ = ["AttestedKeyBinding", "ProviderIdentity", "sidecar_keyring_id"]
+__all__ = [
+    "AttestedKeyBinding",
+    "ProviderIdentity",
+    "branch_keyring_id",
+    "sidecar_keyring_id",
+]
 
 
 def sidecar_keyring_id() -> bytes:
@@ -18,6 +23,15 @@ def sidecar_keyring_id() -> bytes:
     A constant, so that a workload's image can pin it on every machine.
     """
     return hashlib.sha256(labelled(Label.KEYRING_SIDECAR, None)).digest()
+
+
+def branch_keyring_id(parent: bytes, tenant: str) -> bytes:
+    """The keyring id of a tenant's branch of a keyring, 32 bytes.
+
+    Known from the parent's, so that images can pin it before the branch was handed
+    over; another one, so that no client takes a subordinate for the whole.
+    """
+    return hashlib.sha256(labelled(Label.KEYRING_BRANCH, [parent, tenant])).digest()
 
 
 @dataclass(frozen=True, slots=True)

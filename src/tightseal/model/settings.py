@@ -33,17 +33,26 @@ __all__ = [
     "FIRST_START",
     "MEASURED_ALONE",
     "ExpiredPolicy",
+    "KeyringAnchorRule",
     "LegacyDerivation",
     "LegacySettings",
     "LimitSettings",
     "PlatformRule",
     "ReleaseSettings",
     "RootKind",
+    "SlotProviderSettings",
+    "SlotSigner",
     "SnpMinimum",
 ]
 
 MAX_SIMULATED_ROOTS: Final = 4
 """Most simulated roots that can be switched on at once."""
+
+MAX_PER_MINUTE: Final = 1_000_000
+"""Highest limit by the minute."""
+
+MAX_ROTATE_DAYS: Final = 36_500
+"""Longest age of a generation, in days: a hundred years."""
 
 ALWAYS_BOUND: Final = {
     Tee.TDX: ("td_attributes", "xfam"),
@@ -79,7 +88,13 @@ DECIDED_BY_DOCUMENTS: Final = (
 )
 """Settings of the built-in policy; under a policy root the documents decide instead."""
 
-MEASURED_ALONE: Final = ("policy_root", "root", "keyring_id", "simulated_roots")
+MEASURED_ALONE: Final = (
+    "policy_root",
+    "root",
+    "keyring_id",
+    "keyring_anchor",
+    "simulated_roots",
+)
 """Settings that no bundle can change: they say whom to believe in the first place."""
 
 
@@ -103,6 +118,16 @@ class ExpiredPolicy(StrEnum):
     """Nothing is released until a newer one comes."""
 
 
+class KeyringAnchorRule(StrEnum):
+    """What must have been asked about a keyring before anything of it is used."""
+
+    ANY = "any"
+    """What host settings name, or nothing."""
+
+    TPM = "tpm"
+    """The counter of a TPM, whatever host settings say."""
+
+
 class PlatformRule(StrEnum):
     """Which platforms a workload may run on."""
 
@@ -110,6 +135,15 @@ class PlatformRule(StrEnum):
     """The provider's own machine, by verified PPID and PIID, or chip id."""
 
     ANY = "any"
+
+
+class SlotSigner(StrEnum):
+    """Whether slots of a keyring may belong to the signer of the enclave."""
+
+    REFUSE = "refuse"
+
+    ALLOW = "allow"
+    """Whoever has the signing key can build an enclave that opens such a slot."""
 
 
 class LegacyDerivation(StrEnum):
@@ -152,13 +186,22 @@ class SnpMinimum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fmc: Annotated[int, msgspec.Meta(ge=0, le=255)] = 0
 
 
+PerMinute = Annotated[int, msgspec.Meta(ge=0, le=MAX_PER_MINUTE)]
+
+
 class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Bounds that decide whether a request is looked at.
+    """Bounds that decide whether a request is looked at, and how often one is granted.
 
     Attributes:
         max_evidence_bytes: longest evidence.
         max_event_log_bytes: longest event log sent along.
         max_keys: most keys in one exchange.
+        platform_per_minute: most releases to one platform, by verified PPID or chip id,
+            in a minute, over all nodes; 0 for no limit.
+        workload_per_minute: most releases to one workload, likewise.
+        tenant_per_minute: most releases to one tenant, likewise.
+        platform_denials_per_minute: most denials by the policy of authentic evidence of
+            one platform, likewise; until the next minute it then gets nothing.
     """
 
     max_evidence_bytes: Annotated[int, msgspec.Meta(ge=4096, le=MAX_EVIDENCE_BYTES)] = (
@@ -168,6 +211,68 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         1 << 18
     )
     max_keys: Annotated[int, msgspec.Meta(ge=1, le=MAX_KEY_REQUESTS)] = 16
+    platform_per_minute: PerMinute = 0
+    workload_per_minute: PerMinute = 0
+    tenant_per_minute: PerMinute = 0
+    platform_denials_per_minute: PerMinute = 0
+
+
+class SlotProviderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The provider that slots of class ``provider`` have their keys from: its pin.
+
+    Whoever chose it could open the keyring, so it is never a host setting.
+
+    Attributes:
+        tee: its TEE: ``sgx`` or ``snp``; a TD's measurement leaves out its software.
+        measurement: of its image, hex; empty: no provider is pinned.
+        keyring_id: its keyring, 64 hex digits, or ``sidecar``.
+        policy_root: the root that it pins, 64 hex digits; empty: none.
+        settings_digest: of its release settings, 128 hex digits; empty: any that its
+            policy root has signed.
+        trust_domains: of its platform: ``intel``, ``amd``, ``simulated:<root key id>``.
+        accepted_tcb: Intel TCB statuses of its platform.
+        allow_simulated: has to be said besides naming a simulated trust domain.
+    """
+
+    tee: Tee = Tee.SGX
+    measurement: Annotated[
+        str, msgspec.Meta(pattern=r"^([0-9a-f]{64}|[0-9a-f]{96})?\Z")
+    ] = ""
+    keyring_id: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64}|sidecar)?\Z")] = ""
+    policy_root: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
+    settings_digest: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{128})?\Z")] = ""
+    trust_domains: Annotated[tuple[str, ...], msgspec.Meta(max_length=16)] = ()
+    accepted_tcb: tuple[TcbStatus, ...] = (TcbStatus.UP_TO_DATE,)
+    allow_simulated: bool = False
+
+    @property
+    def pinned(self) -> bool:
+        """Whether a provider is pinned at all."""
+        parts = (
+            self.measurement,
+            self.keyring_id,
+            self.policy_root,
+            self.settings_digest,
+            self.trust_domains,
+        )
+        return any(parts)
+
+    def __post_init__(self) -> None:
+        """Refuse half a pin.
+
+        Raises:
+            SettingsError: ``settings_invalid``, naming what is missing.
+        """
+        if not self.pinned:
+            return
+        given = {
+            "measurement": self.measurement,
+            "keyring_id": self.keyring_id,
+            "trust_domains": self.trust_domains,
+            "settings_digest or policy_root": self.settings_digest or self.policy_root,
+        }
+        if missing := [name for name, value in given.items() if not value]:
+            _refuse(f"slot_provider lacks {', '.join(missing)}")
 
 
 Name = Annotated[
@@ -204,6 +309,13 @@ class ReleaseSettings(
         keyring_id: the one keyring that is opened, 64 hex digits; empty: any that opens
             here. Workloads pin it in any case.
         expired_policy: whether a policy whose signatures have expired goes on.
+        rotate_after_days: a provider rotates its keyring by itself once the current
+            generation is that old by signed time; 0 for never.
+        slot_signer: whether slots of the keyring may belong to the signer of the
+            enclave: whoever has the signing key can build one that opens them.
+        slot_provider: pin of the provider that slots have their keys from.
+        keyring_anchor: what must have been asked about the keyring before anything of
+            it is used: ``tpm`` is asked even where host settings switch it off.
         legacy: the framed TCP protocol.
         limits: bounds on requests.
     """
@@ -243,6 +355,10 @@ class ReleaseSettings(
     root: RootKind = RootKind.PLATFORM
     keyring_id: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
     expired_policy: ExpiredPolicy = ExpiredPolicy.KEEP
+    rotate_after_days: Annotated[int, msgspec.Meta(ge=0, le=MAX_ROTATE_DAYS)] = 0
+    slot_signer: SlotSigner = SlotSigner.REFUSE
+    slot_provider: SlotProviderSettings = SlotProviderSettings()
+    keyring_anchor: KeyringAnchorRule = KeyringAnchorRule.ANY
     legacy: LegacySettings = LegacySettings()
     limits: LimitSettings = LimitSettings()
 

@@ -67,8 +67,10 @@ class UsageDemand:
         purpose: of the key; for texts.
         record: the name of its record; see :func:`key_record`.
         rule: what to count.
+        times: how many releases and uses one request stands for.
     """
 
     purpose: str
     record: str
     rule: UsageRule
+    times: int = 1

@@ -15,7 +15,7 @@ from typing import Annotated, Final, Literal, TypeVar
 import msgspec
 
 from tightseal.errors import CODES, Code, RequestError, TightsealError
-from tightseal.model.base64url import encode_base64url
+from tightseal.model.base64url import decode_base64url, encode_base64url
 from tightseal.model.exchange import CLIENT_NONCE_BYTES, ChallengeBody
 from tightseal.model.state import AnchorClass
 from tightseal.model.wire_binding import AttestedKeyBindingJson, ProviderIdentityJson
@@ -35,24 +35,26 @@ from tightseal.model.wire_fields import (
     MAX_PROBLEM_BYTES,
     MAX_PUBLIC_KEY_REQUEST_BYTES,
     MAX_PUBLIC_KEY_RESPONSE_BYTES,
+    MAX_RECIPIENT_KEY_BYTES,
+    MAX_USES_CHARS,
     SIGNATURE_BYTES,
     BoundedText,
     EvidenceText,
     NonceText,
+    RecipientText,
     Seconds,
     ShortText,
     evidence_bytes,
     exactly,
     nonce_bytes,
 )
+from tightseal.model.wire_keyitem import KeyItem, UseJson
 from tightseal.model.wire_keys import (
     KeyFactsJson,
-    KeyItem,
     KeysRequest,
     KeysResponse,
     ParsedKeysRequest,
     ParsedKeysResponse,
-    PolicyJson,
     Proof,
     ReceiptJson,
 )
@@ -61,6 +63,7 @@ from tightseal.model.wire_public_key import (
     PublicKeyRequest,
     PublicKeyResponse,
 )
+from tightseal.model.wire_receipt import PolicyJson
 
 __all__ = [
     "CHALLENGE_PATH",
@@ -75,6 +78,7 @@ __all__ = [
     "MAX_PROBLEM_BYTES",
     "MAX_PUBLIC_KEY_REQUEST_BYTES",
     "MAX_PUBLIC_KEY_RESPONSE_BYTES",
+    "MAX_USES_CHARS",
     "PROBLEM_CONTENT_TYPE",
     "PROBLEM_TYPE_PREFIX",
     "PUBLIC_KEY_PATH",
@@ -100,6 +104,7 @@ __all__ = [
     "ReceiptJson",
     "SnpCertificatesJson",
     "StapledJson",
+    "UseJson",
     "decode_json",
     "encode_json",
 ]
@@ -120,11 +125,13 @@ class ChallengeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         version: of the exchange.
         client_nonce: 32 bytes that come back signed.
         collateral: whether to staple the collateral of the provider's evidence.
+        import_key: whether to give the key that imports are sealed to.
     """
 
     version: Literal[1]
     client_nonce: ShortText
     collateral: bool = False
+    import_key: bool | msgspec.UnsetType = msgspec.UNSET
 
     def parsed(self) -> bytes:
         """The client nonce, 32 bytes.
@@ -166,6 +173,7 @@ class ChallengeResponse(msgspec.Struct, frozen=True):
     signature: ShortText
     collateral: StapledJson | None
     simulated: bool
+    import_key: RecipientText | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
     def of(cls, parsed: ParsedChallenge) -> ChallengeResponse:
@@ -181,10 +189,14 @@ class ChallengeResponse(msgspec.Struct, frozen=True):
             signature=encode_base64url(parsed.signature),
             collateral=parsed.stapled,
             simulated=parsed.simulated,
+            import_key=msgspec.UNSET
+            if body.import_key is None
+            else encode_base64url(body.import_key),
         )
 
     def parsed(self) -> ParsedChallenge:
         """Decode every field; raises ``request_malformed``."""
+        key = self.import_key
         evidence = evidence_bytes(self.provider_evidence, "provider_evidence")
         body = ChallengeBody(
             binding=self.binding.parsed(),
@@ -192,6 +204,11 @@ class ChallengeResponse(msgspec.Struct, frozen=True):
             client_nonce=exactly(self.client_nonce, "client_nonce", CLIENT_NONCE_BYTES),
             expires_at=self.expires_at,
             provider_evidence_hash=hashlib.sha256(evidence).digest(),
+            import_key=None
+            if key is msgspec.UNSET
+            else decode_base64url(
+                key, field="import_key", min_bytes=1, max_bytes=MAX_RECIPIENT_KEY_BYTES
+            ),
         )
         return ParsedChallenge(
             body=body,

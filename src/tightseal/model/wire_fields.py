@@ -8,8 +8,9 @@ from typing import Annotated, Final
 import msgspec
 
 from tightseal.model.base64url import base64url_chars, decode_base64url
-from tightseal.model.exchange import MAX_GENERATION
+from tightseal.model.exchange import MAX_GENERATION, MAX_KEY_REQUESTS
 from tightseal.model.keypath import MAX_NAME_CHARS
+from tightseal.model.keyuse import MAX_USE_CONTEXT_BYTES, MAX_USE_INPUT_BYTES
 
 MIN_NONCE_BYTES: Final = 16
 MAX_NONCE_BYTES: Final = 128
@@ -40,9 +41,18 @@ MAX_EVENT_LOG_BYTES: Final = 1 << 22
 MAX_UNIX_SECONDS: Final = 253_402_300_799
 """The last second of the year 9999."""
 
+MAX_USES_CHARS: Final = MAX_KEY_REQUESTS * (
+    base64url_chars(MAX_USE_INPUT_BYTES + MAX_USE_CONTEXT_BYTES)
+    + base64url_chars(MAX_ENVELOPE_BYTES)
+)
+"""Room for the uses and imports of one request."""
+
 MAX_CHALLENGE_REQUEST_BYTES: Final = 1024
 MAX_KEYS_REQUEST_BYTES: Final = (
-    base64url_chars(MAX_EVIDENCE_BYTES) + base64url_chars(MAX_EVENT_LOG_BYTES) + 16384
+    base64url_chars(MAX_EVIDENCE_BYTES)
+    + base64url_chars(MAX_EVENT_LOG_BYTES)
+    + MAX_USES_CHARS
+    + 16384
 )
 MAX_CHALLENGE_RESPONSE_BYTES: Final = 4 << 20
 """Room for stapled collateral, whose CRLs grow over the years."""
@@ -73,6 +83,13 @@ RecipientText = Annotated[
 EnvelopeText = Annotated[
     str, msgspec.Meta(max_length=base64url_chars(MAX_ENVELOPE_BYTES))
 ]
+UseInputText = Annotated[
+    str, msgspec.Meta(max_length=base64url_chars(MAX_USE_INPUT_BYTES))
+]
+UseContextText = Annotated[
+    str, msgspec.Meta(max_length=base64url_chars(MAX_USE_CONTEXT_BYTES))
+]
+LogProofText = Annotated[str, msgspec.Meta(max_length=1 << 14)]
 BoundedText = Annotated[str, msgspec.Meta(max_length=256)]
 # Printable ASCII; the lookahead refuses the newline that "$" lets pass in Python, and
 # means the same in the dialect of JSON Schema.

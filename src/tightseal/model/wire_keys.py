@@ -10,23 +10,24 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from tightseal.errors import Code, RequestError
 from tightseal.model.base64url import decode_base64url, encode_base64url
 from tightseal.model.exchange import (
     MAX_KEY_REQUESTS,
     Kem,
     KeyFacts,
+    LogPromise,
     PolicyInForce,
     Transcript,
     response_body,
 )
-from tightseal.model.generation import GenerationName
 from tightseal.model.keypath import (
-    DEFAULT_KEY_BYTES,
-    MAX_KEY_BYTES,
-    MIN_KEY_BYTES,
     KeyPart,
     KeyRequest,
     KeyType,
+)
+from tightseal.model.keyuse import (
+    Operation,
 )
 from tightseal.model.provider import AttestedKeyBinding
 from tightseal.model.state import AnchorClass
@@ -35,7 +36,6 @@ from tightseal.model.wire_fields import (
     HASH_BYTES,
     MAX_ENVELOPE_BYTES,
     MAX_EVENT_LOG_BYTES,
-    MAX_POLICY_VERSION,
     MAX_RECIPIENT_KEY_BYTES,
     PUBLIC_KEY_BYTES,
     SIGNATURE_BYTES,
@@ -45,9 +45,7 @@ from tightseal.model.wire_fields import (
     EventLogText,
     EvidenceText,
     GenerationNumber,
-    LabelText,
     NonceText,
-    PurposeText,
     RecipientText,
     Seconds,
     ShortText,
@@ -55,15 +53,15 @@ from tightseal.model.wire_fields import (
     exactly,
     nonce_bytes,
 )
+from tightseal.model.wire_keyitem import KeyItem
+from tightseal.model.wire_receipt import PolicyJson, ReceiptLogJson
 
 __all__ = [
     "KeyFactsJson",
-    "KeyItem",
     "KeysRequest",
     "KeysResponse",
     "ParsedKeysRequest",
     "ParsedKeysResponse",
-    "PolicyJson",
     "Proof",
     "ReceiptJson",
 ]
@@ -76,50 +74,9 @@ class Proof(StrEnum):
     QUOTE = "quote"
 
 
-class KeyItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One key that is asked for.
-
-    Attributes:
-        purpose, label: printable ASCII.
-        length: bytes; 32 for the purpose of a pair, whichever part is asked for.
-        part: the key itself, or the public half of a pair.
-        generation: ``current``, ``previous``, or a number.
-        create: make a wrapped key that must not be there yet.
-    """
-
-    purpose: PurposeText
-    label: LabelText = ""
-    length: Annotated[int, msgspec.Meta(ge=MIN_KEY_BYTES, le=MAX_KEY_BYTES)] = (
-        DEFAULT_KEY_BYTES
-    )
-    part: KeyPart = KeyPart.PRIVATE
-    generation: GenerationName | GenerationNumber = GenerationName.CURRENT
-    create: bool = False
-
-    @classmethod
-    def of(cls, request: KeyRequest) -> KeyItem:
-        """Encode a key request."""
-        return cls(
-            purpose=request.purpose,
-            label=request.label,
-            length=request.length,
-            part=request.part,
-            generation=request.generation,
-            create=request.create,
-        )
-
-    def parsed(self) -> KeyRequest:
-        """The key request."""
-        return KeyRequest(
-            purpose=self.purpose,
-            label=self.label,
-            length=self.length,
-            part=self.part,
-            generation=self.generation,
-            create=self.create,
-        )
-
-
+_Imports = Annotated[
+    list[EnvelopeText | None], msgspec.Meta(min_length=1, max_length=MAX_KEY_REQUESTS)
+]
 _Keys = Annotated[
     list[KeyItem], msgspec.Meta(min_length=1, max_length=MAX_KEY_REQUESTS)
 ]
@@ -137,6 +94,8 @@ class ParsedKeysRequest:
         event_log: the event log, or ``None``.
         evidence: the workload's evidence.
         proof: how the response shall prove itself.
+        imports: for each key request the envelope of the key that it imports, or
+            ``None``; empty where none does.
     """
 
     nonce: bytes
@@ -147,6 +106,7 @@ class ParsedKeysRequest:
     event_log: bytes | None
     evidence: bytes
     proof: Proof
+    imports: tuple[bytes | None, ...] = ()
 
     def transcript(self, binding: AttestedKeyBinding) -> Transcript:
         """The transcript of this request under the binding of its challenge."""
@@ -173,6 +133,7 @@ class KeysRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     evidence: EvidenceText
     event_log: EventLogText | None = None
     proof: Proof = Proof.ATTESTED_KEY
+    imports: _Imports | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
     def of(cls, parsed: ParsedKeysRequest) -> KeysRequest:
@@ -188,11 +149,16 @@ class KeysRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             evidence=encode_base64url(parsed.evidence),
             event_log=None if log is None else encode_base64url(log),
             proof=parsed.proof,
+            imports=[
+                None if sealed is None else encode_base64url(sealed)
+                for sealed in parsed.imports
+            ]
+            or msgspec.UNSET,
         )
 
     def parsed(self) -> ParsedKeysRequest:
         """Decode every field; raises ``request_malformed``."""
-        log = self.event_log
+        log, keys = self.event_log, tuple(k.parsed() for k in self.keys)
         return ParsedKeysRequest(
             nonce=nonce_bytes(self.nonce),
             binding_key_hash=exactly(
@@ -205,7 +171,7 @@ class KeysRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 min_bytes=1,
                 max_bytes=MAX_RECIPIENT_KEY_BYTES,
             ),
-            keys=tuple(k.parsed() for k in self.keys),
+            keys=keys,
             event_log=None
             if log is None
             else decode_base64url(
@@ -213,6 +179,25 @@ class KeysRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ),
             evidence=evidence_bytes(self.evidence, "evidence"),
             proof=self.proof,
+            imports=self._imports(keys),
+        )
+
+    def _imports(self, keys: tuple[KeyRequest, ...]) -> tuple[bytes | None, ...]:
+        """The sealed imports: one where a key request has its commitment, no other."""
+        sealed = [] if self.imports is msgspec.UNSET else self.imports
+        here = [text is not None for text in sealed] or [False] * len(keys)
+        if here != [key.imported is not None for key in keys]:
+            detail = (
+                "imports and the commitments of the key requests do not go together"
+            )
+            raise RequestError(Code.REQUEST_MALFORMED, detail)
+        return tuple(
+            None
+            if text is None
+            else decode_base64url(
+                text, field="imports", min_bytes=1, max_bytes=MAX_ENVELOPE_BYTES
+            )
+            for text in sealed
         )
 
 
@@ -223,38 +208,24 @@ class KeyFactsJson(msgspec.Struct, frozen=True):
         type: raw bytes, or which kind of pair.
         part: as it was asked for.
         generation: version of the root.
+        use: the operation whose result it is; left out for a key.
     """
 
     type: KeyType
     part: KeyPart
     generation: GenerationNumber
+    use: Operation | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
     def of(cls, facts: KeyFacts) -> KeyFactsJson:
         """Encode the facts of a key."""
-        return cls(facts.key_type, facts.part, facts.generation)
+        use = msgspec.UNSET if facts.use is None else facts.use
+        return cls(facts.key_type, facts.part, facts.generation, use)
 
     def parsed(self) -> KeyFacts:
         """The facts of a key."""
-        return KeyFacts(self.type, self.part, self.generation)
-
-
-class PolicyJson(msgspec.Struct, frozen=True):
-    """``PolicyInForce`` on the wire."""
-
-    version: Annotated[int, msgspec.Meta(ge=0, le=MAX_POLICY_VERSION)]
-    digest: ShortText
-
-    @classmethod
-    def of(cls, policy: PolicyInForce) -> PolicyJson:
-        """Encode version and digest."""
-        return cls(policy.version, encode_base64url(policy.digest))
-
-    def parsed(self) -> PolicyInForce:
-        """Decode both; raises ``request_malformed``."""
-        return PolicyInForce(
-            self.version, exactly(self.digest, "policy digest", HASH_BYTES)
-        )
+        use = None if self.use is msgspec.UNSET else self.use
+        return KeyFacts(self.type, self.part, self.generation, use)
 
 
 class ReceiptJson(msgspec.Struct, frozen=True):
@@ -272,6 +243,8 @@ class ReceiptJson(msgspec.Struct, frozen=True):
         anchor: what notices that the provider's whole state was put back, or null.
         quote: the provider's evidence over ``exchange.quote_proof_report_data``,
             where it was asked for.
+        log: the log that has the entry, and the proof; null where the provider keeps
+            none.
     """
 
     transcript_hash: ShortText
@@ -284,6 +257,7 @@ class ReceiptJson(msgspec.Struct, frozen=True):
     policy: PolicyJson | None
     anchor: AnchorClass | None
     quote: EvidenceText | None
+    log: ReceiptLogJson | None = None
 
 
 _Envelopes = Annotated[
@@ -310,6 +284,8 @@ class ParsedKeysResponse:
     policy: PolicyInForce | None
     anchor: AnchorClass | None
     quote: bytes | None
+    logged: LogPromise | None = None
+    log_proof: bytes = b""
 
     def signed_body(self) -> bytes:
         """The bytes that the signature must cover."""
@@ -323,6 +299,7 @@ class ParsedKeysResponse:
             trust_domain=self.trust_domain,
             policy=self.policy,
             anchor=self.anchor,
+            logged=self.logged,
         )
 
 
@@ -344,7 +321,7 @@ class KeysResponse(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, parsed: ParsedKeysResponse) -> KeysResponse:
         """Encode a response."""
-        policy, quote = parsed.policy, parsed.quote
+        policy, quote, logged = parsed.policy, parsed.quote, parsed.logged
         return cls(
             version=1,
             envelopes=[encode_base64url(e) for e in parsed.envelopes],
@@ -360,13 +337,16 @@ class KeysResponse(msgspec.Struct, frozen=True):
                 policy=None if policy is None else PolicyJson.of(policy),
                 anchor=parsed.anchor,
                 quote=None if quote is None else encode_base64url(quote),
+                log=None
+                if logged is None
+                else ReceiptLogJson.of(logged, parsed.log_proof),
             ),
         )
 
     def parsed(self) -> ParsedKeysResponse:
         """Decode every field; raises ``request_malformed``."""
         receipt = self.receipt
-        policy, quote = receipt.policy, receipt.quote
+        policy, quote, log = receipt.policy, receipt.quote, receipt.log
         return ParsedKeysResponse(
             envelopes=tuple(
                 decode_base64url(
@@ -387,4 +367,6 @@ class KeysResponse(msgspec.Struct, frozen=True):
             policy=None if policy is None else policy.parsed(),
             anchor=receipt.anchor,
             quote=None if quote is None else evidence_bytes(quote, "quote"),
+            logged=None if log is None else log.promise(),
+            log_proof=b"" if log is None else log.proof.encode(),
         )

@@ -29,7 +29,7 @@ from tightseal.model.wire_fields import (
     evidence_bytes,
     exactly,
 )
-from tightseal.model.wire_keys import PolicyJson
+from tightseal.model.wire_receipt import PolicyJson
 
 __all__ = ["ParsedPublicKey", "PublicKeyRequest", "PublicKeyResponse"]
 
