@@ -50,11 +50,11 @@ def _add(one: Point | None, two: Point | None, p: int, a: int) -> Point | None:
     return x, (slope * (one[0] - x) - one[1]) % p
 
 
-def compressed(curve: str, scalar: int) -> bytes:
-    """SEC 1 section 2.3.3 of the base point times ``scalar``."""
+def multiple(curve: str, scalar: int, point: Point | None = None) -> Point:
+    """The base point, or another one, times ``scalar``."""
     p, a, b, _, base = CURVES[curve]
     result: Point | None = None
-    addend: Point | None = base
+    addend: Point | None = point or base
     while scalar:
         if scalar & 1:
             result = _add(result, addend, p, a)
@@ -63,6 +63,12 @@ def compressed(curve: str, scalar: int) -> bytes:
     assert result is not None
     x, y = result
     assert (y * y - x**3 - a * x - b) % p == 0
+    return x, y
+
+
+def compressed(curve: str, scalar: int) -> bytes:
+    """SEC 1 section 2.3.3 of the base point times ``scalar``."""
+    x, y = multiple(curve, scalar)
     return bytes([2 + (y & 1)]) + x.to_bytes(32, "big")
 
 
@@ -71,9 +77,9 @@ def clamped(seed: bytes) -> int:
     return int.from_bytes(seed, "little") & ~7 & (2**255 - 1) & ~(1 << 254) | 1 << 254
 
 
-def x25519(seed: bytes) -> bytes:
-    """RFC 7748 section 5, over the base point 9."""
-    scalar, u = clamped(seed), 9
+def x25519(seed: bytes, u: int = 9) -> bytes:
+    """RFC 7748 section 5, over the base point 9 or another."""
+    scalar = clamped(seed)
     x2, z2, x3, z3, swap = 1, 0, u, 1, 0
     for t in reversed(range(255)):
         bit = scalar >> t & 1

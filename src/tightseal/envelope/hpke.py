@@ -44,7 +44,7 @@ from tightseal.model.keypath import MAX_KEY_BYTES, MIN_KEY_BYTES
 from tightseal.model.secret import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = [
     "MAX_INFO_BYTES",
@@ -52,6 +52,7 @@ __all__ = [
     "RecipientKey",
     "check_recipient_key",
     "envelope_bytes",
+    "open_with",
     "recipient_key_bytes",
     "seal",
 ]
@@ -63,6 +64,7 @@ MAX_INFO_BYTES: Final = 1024
 """Longest ``info``; the exchange's is about 100 bytes."""
 
 _TAG_BYTES: Final = 16
+_MLKEM_SEED_BYTES: Final = 64
 
 _PublicKey: TypeAlias = "X25519PublicKey | hpke.MLKEM768X25519PublicKey"
 _PrivateKey: TypeAlias = "X25519PrivateKey | hpke.MLKEM768X25519PrivateKey"
@@ -122,7 +124,14 @@ def check_recipient_key(kem: Kem, raw: bytes) -> None:
     _load(kem, raw)
 
 
-def seal(key: Secret, *, kem: Kem, recipient_key: bytes, info: bytes) -> bytes:
+def seal(
+    key: Secret,
+    *,
+    kem: Kem,
+    recipient_key: bytes,
+    info: bytes,
+    max_bytes: int = MAX_KEY_BYTES,
+) -> bytes:
     """Seal a key to a recipient key; ``info`` is authenticated, not sent.
 
     Args:
@@ -130,6 +139,7 @@ def seal(key: Secret, *, kem: Kem, recipient_key: bytes, info: bytes) -> bytes:
         kem: the suite.
         recipient_key: raw public key, checked as ``check_recipient_key`` does.
         info: binds the envelope to its exchange; at most ``MAX_INFO_BYTES``.
+        max_bytes: longest key.
 
     Returns:
         the envelope: 1136 bytes longer than the key (hybrid), or 48 (X25519).
@@ -138,7 +148,7 @@ def seal(key: Secret, *, kem: Kem, recipient_key: bytes, info: bytes) -> bytes:
         KeyReleaseError: ``recipient_key_invalid``, ``kem_unsupported``, or
             ``envelope_invalid`` for a key or ``info`` outside its bounds.
     """
-    if not MIN_KEY_BYTES <= len(key) <= MAX_KEY_BYTES:
+    if not MIN_KEY_BYTES <= len(key) <= max_bytes:
         raise _invalid(f"a key of {len(key)} bytes cannot be sealed")
     _check_info(info)
     public = _load(kem, recipient_key)
@@ -146,6 +156,25 @@ def seal(key: Secret, *, kem: Kem, recipient_key: bytes, info: bytes) -> bytes:
         return _suite(kem).cipher.encrypt(key.reveal(), public, info)
     except (ValueError, UnsupportedAlgorithm) as e:
         raise _invalid(f"sealing failed: {type(e).__name__}") from e
+
+
+def open_with(private: Secret, ciphertext: bytes, *, info: bytes) -> Secret:
+    """Open an X25519 envelope with a private key that is kept elsewhere.
+
+    Args:
+        private: 32 bytes; not wiped here.
+        ciphertext: as of :func:`seal`.
+        info: likewise.
+
+    Raises:
+        KeyReleaseError: ``envelope_invalid``, as ``RecipientKey.open``, or where the
+            private key has another length.
+    """
+    if len(private) != X25519_BYTES:
+        raise _invalid(f"private key of {len(private)} bytes")
+    key = X25519PrivateKey.from_private_bytes(private.reveal())
+    public = key.public_key().public_bytes_raw()
+    return RecipientKey(Kem.X25519, key, public).open(ciphertext, info=info)
 
 
 class RecipientKey:
@@ -171,11 +200,44 @@ class RecipientKey:
         """
         _suite(kem)
         x25519 = X25519PrivateKey.generate()
+        return cls._of(kem, x25519, MLKEM768PrivateKey.generate)
+
+    @classmethod
+    def from_seed(cls, kem: Kem, seed: Secret) -> RecipientKey:
+        """The key pair of a seed: the same one every time.
+
+        Args:
+            kem: the suite.
+            seed: 96 bytes; 64 for ML-KEM-768 (FIPS 203, d and z), then 32 for X25519.
+                Not wiped here.
+
+        Raises:
+            KeyReleaseError: ``kem_unsupported``; ``envelope_invalid``, where the seed
+                has another length.
+        """
+        _suite(kem)
+        if len(seed) != _MLKEM_SEED_BYTES + X25519_BYTES:
+            raise _invalid(f"seed of {len(seed)} bytes")
+        raw = seed.reveal()
+        x25519 = X25519PrivateKey.from_private_bytes(raw[_MLKEM_SEED_BYTES:])
+        return cls._of(
+            kem,
+            x25519,
+            lambda: MLKEM768PrivateKey.from_seed_bytes(raw[:_MLKEM_SEED_BYTES]),
+        )
+
+    @classmethod
+    def _of(
+        cls,
+        kem: Kem,
+        x25519: X25519PrivateKey,
+        make: Callable[[], MLKEM768PrivateKey],
+    ) -> RecipientKey:
         public = x25519.public_key().public_bytes_raw()
         if kem is Kem.X25519:
             return cls(kem, x25519, public)
         try:
-            mlkem = MLKEM768PrivateKey.generate()
+            mlkem = make()
         except UnsupportedAlgorithm as e:
             raise _unsupported(kem) from e
         hybrid = hpke.MLKEM768X25519PrivateKey(mlkem, x25519)
@@ -190,8 +252,15 @@ class RecipientKey:
         """The raw recipient key: ML-KEM-768 encapsulation key, then X25519."""
         return self._public
 
-    def open(self, ciphertext: bytes, *, info: bytes) -> Secret:
+    def open(
+        self, ciphertext: bytes, *, info: bytes, max_bytes: int = MAX_KEY_BYTES
+    ) -> Secret:
         """Open an envelope sealed to this key under the same ``info``.
+
+        Args:
+            ciphertext: as of :func:`seal`.
+            info: likewise.
+            max_bytes: likewise.
 
         Raises:
             KeyReleaseError: ``envelope_invalid``, for a wrong length, another
@@ -201,7 +270,7 @@ class RecipientKey:
             raise _invalid("the recipient key was wiped")
         _check_info(info)
         shortest = envelope_bytes(self._kem, MIN_KEY_BYTES)
-        longest = envelope_bytes(self._kem, MAX_KEY_BYTES)
+        longest = envelope_bytes(self._kem, max_bytes)
         if not shortest <= len(ciphertext) <= longest:
             detail = f"{len(ciphertext)} bytes, expected {shortest} to {longest}"
             raise _invalid(detail)

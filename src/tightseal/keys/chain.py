@@ -31,7 +31,8 @@ from tightseal.errors import Code, KeyReleaseError
 from tightseal.keys.form import check_path
 from tightseal.keys.kdf import check_root, node_bytes, step
 from tightseal.keys.pairs import private_half, public_half, seed_bytes
-from tightseal.model.keypath import KeyPart, KeyType
+from tightseal.model.branch import BranchRoot
+from tightseal.model.keypath import Kdf, KeyPart, KeyType
 from tightseal.model.labels import Label
 from tightseal.model.secret import Secret
 
@@ -39,10 +40,24 @@ if TYPE_CHECKING:
     from tightseal.model.canonical import Value
     from tightseal.model.keypath import KeyPath
 
-__all__ = ["WRAPPING_KEY_BYTES", "derive", "part_of", "released_key", "wrapping_key"]
+__all__ = [
+    "BRANCH_KDF",
+    "WRAPPING_KEY_BYTES",
+    "derive",
+    "part_of",
+    "released_key",
+    "tenant_node",
+    "wrapping_key",
+]
 
 WRAPPING_KEY_BYTES: Final = 32
 """Length of a key that wraps another one."""
+
+BRANCH_KDF: Final = Kdf.HKDF_SHA256
+"""The KDF of chains that a branch can go on with: its nodes are as long as a root."""
+
+_TENANT_LEVELS: Final = 2
+"""Levels of the chain down to a tenant's node."""
 
 
 def released_key(root: Secret, path: KeyPath, part: KeyPart) -> Secret:
@@ -116,23 +131,56 @@ def wrapping_key(root: Secret, path: KeyPath) -> Secret:
         node.wipe()
 
 
+def tenant_node(root: Secret, *, trust_domain: str, tenant: str) -> BranchRoot:
+    """What a provider of one tenant gets in place of the root; 32 bytes.
+
+    Raises:
+        KeyReleaseError: ``sealing_key_unavailable``, where the root is none;
+            ``key_not_in_branch``, where it is another tenant's node itself.
+    """
+    check_root(root)
+    if isinstance(root, BranchRoot):
+        _check_branch(root, trust_domain=trust_domain, tenant=tenant, kdf=BRANCH_KDF)
+        return BranchRoot(root.reveal(), trust_domain=trust_domain, tenant=tenant)
+    levels = _tenant_levels(BRANCH_KDF, trust_domain, tenant)
+    node = _walk(root, levels, BRANCH_KDF)
+    try:
+        return BranchRoot(node.reveal(), trust_domain=trust_domain, tenant=tenant)
+    finally:
+        node.wipe()
+
+
 def _purpose_node(root: Secret, path: KeyPath) -> Secret:
     """The last node that keys of one purpose share; the caller wipes it."""
     check_path(path)
     check_root(root)
-    node = root
-    for label, value in _inner_levels(path):
-        child = step(
-            path.kdf,
-            parent=node,
-            label=label,
-            value=value,
-            length=node_bytes(path.kdf),
+    levels = _inner_levels(path)
+    if isinstance(root, BranchRoot):
+        _check_branch(
+            root, trust_domain=path.trust_domain, tenant=path.tenant, kdf=path.kdf
         )
+        levels = levels[_TENANT_LEVELS:]
+    return _walk(root, levels, path.kdf)
+
+
+def _walk(root: Secret, levels: tuple[tuple[Label, Value], ...], kdf: Kdf) -> Secret:
+    node = root
+    for label, value in levels:
+        child = step(kdf, parent=node, label=label, value=value, length=node_bytes(kdf))
         if node is not root:
             node.wipe()
         node = child
     return node
+
+
+def _check_branch(
+    root: BranchRoot, *, trust_domain: str, tenant: str, kdf: Kdf
+) -> None:
+    """Below another node the same steps would lead to keys that nobody else has."""
+    if (root.trust_domain, root.tenant, BRANCH_KDF) != (trust_domain, tenant, kdf):
+        ours = f"{BRANCH_KDF.value} of {root.tenant} in {root.trust_domain}"
+        detail = f"the branch has {ours}, got {kdf.value} of {tenant} in {trust_domain}"
+        raise KeyReleaseError(Code.KEY_NOT_IN_BRANCH, detail)
 
 
 def _last_level(purpose: Secret, path: KeyPath) -> Secret:
@@ -163,8 +211,16 @@ def _inner_levels(path: KeyPath) -> tuple[tuple[Label, Value], ...]:
         path.workload.as_value(),
     ]
     return (
-        (Label.KDF_TRUST_DOMAIN, [path.kdf.value, path.trust_domain]),
-        (Label.KDF_TENANT, path.tenant),
+        *_tenant_levels(path.kdf, path.trust_domain, path.tenant),
         (Label.KDF_WORKLOAD, workload),
         (Label.KDF_PURPOSE, path.purpose),
+    )
+
+
+def _tenant_levels(
+    kdf: Kdf, trust_domain: str, tenant: str
+) -> tuple[tuple[Label, Value], ...]:
+    return (
+        (Label.KDF_TRUST_DOMAIN, [kdf.value, trust_domain]),
+        (Label.KDF_TENANT, tenant),
     )

@@ -12,6 +12,7 @@ from typing import Final
 
 from tightseal.errors import Code, KeyReleaseError
 from tightseal.keys.kdf import check_root
+from tightseal.model.branch import BranchRoot
 from tightseal.model.secret import Secret
 
 __all__ = ["TDX_MEASUREMENT_BYTES", "legacy_hash", "legacy_key"]
@@ -49,7 +50,8 @@ def legacy_key(
 
     Raises:
         KeyReleaseError: ``key_path_invalid``, where a measurement is not 48 bytes;
-            ``sealing_key_unavailable``, where the key is short or all zero.
+            ``sealing_key_unavailable``, where the key is short or all zero;
+            ``key_not_in_branch``.
     """
     parts = {
         "mrtd": mrtd,
@@ -63,4 +65,8 @@ def legacy_key(
             detail = f"{name}: {len(value)} bytes, expected {TDX_MEASUREMENT_BYTES}"
             raise KeyReleaseError(Code.KEY_PATH_INVALID, detail)
     check_root(sealing_key)
+    if isinstance(sealing_key, BranchRoot):
+        # The formula has no tenants, so its keys would be everybody's.
+        detail = "the legacy formula has no tenants: a branch has no such keys"
+        raise KeyReleaseError(Code.KEY_NOT_IN_BRANCH, detail)
     return Secret(legacy_hash(sealing_key.reveal(), b"".join(parts.values())))

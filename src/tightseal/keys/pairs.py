@@ -40,9 +40,12 @@ if TYPE_CHECKING:
 __all__ = [
     "PRIVATE_BYTES",
     "check_public_half",
+    "curve_of",
+    "order_of",
     "private_half",
     "public_bytes",
     "public_half",
+    "scalar_of",
     "seed_bytes",
 ]
 
@@ -138,11 +141,38 @@ def public_half(private: Secret, key_type: KeyType) -> bytes:
     if key_type is KeyType.ED25519:
         signing = Ed25519PrivateKey.from_private_bytes(private.reveal())
         return signing.public_key().public_bytes_raw()
-    scalar = int.from_bytes(private.reveal(), "big")
-    if not 1 <= scalar < _ORDERS[key_type]:
-        raise _invalid(f"private half is no scalar of {key_type.value}")
+    scalar = scalar_of(private, key_type)
     point = ec.derive_private_key(scalar, _CURVES[key_type]()).public_key()
     return point.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+
+
+def curve_of(key_type: KeyType) -> ec.EllipticCurve:
+    """The curve of a pair whose private half is a scalar.
+
+    Raises:
+        KeyReleaseError: ``key_path_invalid``, where it is none.
+    """
+    if key_type not in _CURVES:
+        raise _invalid(f"{key_type.value}: no scalar")
+    return _CURVES[key_type]()
+
+
+def order_of(key_type: KeyType) -> int:
+    """The order of the base point; raises as :func:`curve_of`."""
+    curve_of(key_type)
+    return _ORDERS[key_type]
+
+
+def scalar_of(private: Secret, key_type: KeyType) -> int:
+    """The private half of a curve as a number, from 1 to the order less 1.
+
+    Raises:
+        KeyReleaseError: ``key_path_invalid``, where it is none.
+    """
+    scalar = int.from_bytes(private.reveal(), "big")
+    if len(private) != PRIVATE_BYTES or not 1 <= scalar < order_of(key_type):
+        raise _invalid(f"private half is no scalar of {key_type.value}")
+    return scalar
 
 
 def check_public_half(public: bytes, key_type: KeyType) -> None:

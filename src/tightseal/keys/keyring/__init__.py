@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from tightseal.keys.keyring.anchor_record import AnchorFile, AnchorRecord
 from tightseal.keys.keyring.change import (
     NOT_ERASED,
     activate,
@@ -15,9 +16,11 @@ from tightseal.keys.keyring.change import (
 )
 from tightseal.keys.keyring.change_slots import (
     add_slot,
+    adopt_slots,
     remove_slot,
     renew_key,
     rewrap_slot,
+    without_damaged,
 )
 from tightseal.keys.keyring.file import Basis, KeyringFile, Loaded, Saved, Source
 from tightseal.keys.keyring.generation import (
@@ -26,7 +29,15 @@ from tightseal.keys.keyring.generation import (
     Generation,
     GenerationState,
 )
-from tightseal.keys.keyring.header import Header
+from tightseal.keys.keyring.handed import (
+    Handed,
+    decode_handed,
+    hand_over,
+    new_slots,
+    take_over,
+)
+from tightseal.keys.keyring.header import Branch, Header
+from tightseal.keys.keyring.history import check_goes_on
 from tightseal.keys.keyring.keep import check_saved, keep, keep_new, keep_opened
 from tightseal.keys.keyring.open import OpenedKeyring, open_keyring, open_with_key
 from tightseal.keys.keyring.opened import Keyring
@@ -46,10 +57,14 @@ __all__ = [
     "MAX_SLOTS",
     "NOT_ERASED",
     "TRANSITIONS",
+    "AnchorFile",
+    "AnchorRecord",
     "Basis",
+    "Branch",
     "DamagedSlots",
     "Generation",
     "GenerationState",
+    "Handed",
     "Header",
     "Keyring",
     "KeyringFile",
@@ -64,14 +79,19 @@ __all__ = [
     "UnseenKeyring",
     "activate",
     "add_slot",
+    "adopt_slots",
+    "check_goes_on",
     "check_saved",
+    "decode_handed",
     "decode_keyring",
     "destroy",
     "factors_of",
+    "hand_over",
     "keep",
     "keep_new",
     "keep_opened",
     "new_keyring",
+    "new_slots",
     "open_keyring",
     "open_with_key",
     "prepare",
@@ -82,5 +102,7 @@ __all__ = [
     "rewrap_slot",
     "rotate",
     "set_terms",
+    "take_over",
+    "without_damaged",
     "working",
 ]

@@ -108,8 +108,9 @@ def prepare(keyring: Keyring, *, now: int) -> Keyring:
 
     Raises:
         KeyReleaseError: ``generation_not_allowed``, where one waits already, or where
-            the keyring had as many as it can.
+            the keyring had as many as it can, or is a branch.
     """
+    _require_whole(keyring)
     waiting = _waiting(keyring)
     if waiting is not None:
         raise _refused(f"generation {waiting.number} is pre-active already")
@@ -141,8 +142,9 @@ def rotate(keyring: Keyring, *, now: int) -> Keyring:
 
     Raises:
         KeyReleaseError: ``generation_not_allowed``, where the keyring had as many as
-            it can.
+            it can, or is a branch, whose roots come from its parent's.
     """
+    _require_whole(keyring)
     waiting = _waiting(keyring)
     if waiting is not None:
         return activate(keyring, waiting.number, now=now)
@@ -250,6 +252,13 @@ def _activated(keyring: Keyring, number: int, now: int) -> tuple[Generation, ...
 
 def _with(keyring: Keyring, other: Generation) -> tuple[Generation, ...]:
     return tuple(other if g.number == other.number else g for g in keyring.generations)
+
+
+def _require_whole(keyring: Keyring) -> None:
+    branch = keyring.header.branch
+    if branch is not None:
+        detail = f"a branch of keyring {branch.parent.hex()}: rotate that, and hand the"
+        raise _refused(f"{detail} branch of {branch.tenant} over again")
 
 
 def _waiting(keyring: Keyring) -> Generation | None:

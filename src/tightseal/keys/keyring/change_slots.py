@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from tightseal.errors import Code, KeyReleaseError
@@ -18,7 +18,14 @@ from tightseal.keys.keyring.wrap import factors_of, make_slot
 from tightseal.model.secret import Secret
 from tightseal.model.slots import SlotKey
 
-__all__ = ["add_slot", "remove_slot", "renew_key", "rewrap_slot"]
+__all__ = [
+    "add_slot",
+    "adopt_slots",
+    "remove_slot",
+    "renew_key",
+    "rewrap_slot",
+    "without_damaged",
+]
 
 
 def add_slot(
@@ -36,6 +43,18 @@ def add_slot(
         raise malformed(f"a keyring has at most {MAX_SLOTS} slots")
     made = make_slot(slot_key, header=keyring.header, key=keyring.key, label=label)
     return _with_slots(keyring, (*keyring.slots, made), now)
+
+
+def adopt_slots(keyring: Keyring, slots: Sequence[Slot], *, now: int) -> Keyring:
+    """Take in slots that another provider of this keyring made for itself.
+
+    Whether they wrap this keyring's key cannot be seen here: see ``handed.new_slots``.
+
+    Raises:
+        KeyReleaseError: ``keyring_malformed``, where there would be too many, or one
+            stands twice.
+    """
+    return _with_slots(keyring, (*keyring.slots, *slots), now)
 
 
 def remove_slot(
@@ -121,6 +140,15 @@ def renew_key(
     except BaseException:
         key.wipe()
         raise
+
+
+def without_damaged(keyring: Keyring, *, now: int) -> Keyring:
+    """The keyring as it was opened without its damaged slots, as a change of its own.
+
+    They are left out by ``open_keyring`` (``DamagedSlots.LEAVE_OUT``); saving this
+    drops them from the file.
+    """
+    return changed(keyring, now=now)
 
 
 def _with_slots(keyring: Keyring, slots: tuple[Slot, ...], now: int) -> Keyring:

@@ -3,9 +3,11 @@
 
 Beside ``keyring`` lie, for a moment each: ``keyring.new`` while it is written;
 ``keyring.previous``, the version before, until the new one was read back and opened;
-and always ``keyring.lock``. The order of a save:
+``keyring.next``, a version under another keyring key that waits until what lies under
+that key has followed it; and always ``keyring.lock``. The order of a save:
 
-1. lock; look that the file is still the one that the change was made from
+1. lock; look that the file is still the one that the change was made from, and that
+   none waits but this one
 2. write ``.new``, fsync, read it back
 3. copy the file to ``.previous``: write, fsync, rename, fsync of the folder
 4. rename ``.new`` over the file, fsync of the folder
@@ -57,6 +59,7 @@ class Source(StrEnum):
 
     CURRENT = "current"
     PREVIOUS = "previous"
+    NEXT = "next"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,7 @@ class KeyringFile:
         self._folder = str(path.absolute().parent)
         self._new = f"{self._path}.new"
         self._previous = f"{self._path}.previous"
+        self._next = f"{self._path}.next"
         self._system = system
 
     def load(self, *, recover: bool = False, check: Verify | None = None) -> Loaded:
@@ -149,11 +153,11 @@ class KeyringFile:
         """Write the first version.
 
         Raises:
-            KeyReleaseError: ``keyring_exists``, where there is a file or a previous
-                version of one; what ``verify`` raises, and then nothing is left.
+            KeyReleaseError: ``keyring_exists``, where there is a file, or a previous or
+                next version of one; what ``verify`` raises, and then nothing is left.
         """
         with self._locked():
-            for path in (self._path, self._previous):
+            for path in (self._path, self._previous, self._next):
                 if self._read(path) is not None:
                     detail = f"{path} is there already"
                     raise KeyReleaseError(Code.KEYRING_EXISTS, detail)
@@ -183,6 +187,10 @@ class KeyringFile:
         """
         with self._locked():
             keep = self._replaced(replaces)
+            if self._read(self._next) not in (None, data):
+                # What lies under its key may have followed it already.
+                detail = f"{self._next} waits: start the provider, which ends the"
+                raise ServiceError(Code.STATE_CONFLICT, f"{detail} renewal of the key")
             self._write(self._new, data)
             if keep is not None:
                 self._keep(keep)
@@ -192,6 +200,64 @@ class KeyringFile:
                 self._put_back()
                 raise
             return Saved(_digest(data), self._removed())
+
+    def remove(self) -> None:
+        """Remove every version, for good: another provider has the keyring.
+
+        What was on disk is not erased from it.
+
+        Raises:
+            KeyReleaseError: ``keyring_missing``.
+        """
+        with self._locked():
+            if self._read(self._path) is None:
+                raise self._missing(self._read(self._previous))
+            with self._failing("remove the keyring"):
+                for path in (self._previous, self._next, self._path):
+                    with suppress(FileNotFoundError):
+                        self._system.unlink(path)
+                self._sync_folder()
+
+    def stage(self, data: bytes, verify: Verify, *, replaces: Basis) -> None:
+        """Write a version beside the file, whole or not at all; the file stays.
+
+        Args:
+            data: its bytes.
+            verify: opens what was read back.
+            replaces: what it was made from, as it was loaded or saved.
+
+        Raises:
+            KeyReleaseError: ``keyring_exists``, where one waits already; what
+                ``verify`` raises, and then none waits.
+            ServiceError: as of the class. After ``state_unavailable`` it may be there.
+        """
+        with self._locked():
+            self._replaced(replaces)
+            if self._read(self._next) is not None:
+                detail = f"{self._next} is there already: start the provider, which "
+                raise KeyReleaseError(Code.KEYRING_EXISTS, f"{detail}ends the renewal")
+            self._write(self._new, data)
+            verify(data)
+            with self._failing("put the next version beside it"):
+                self._system.rename(self._new, self._next)
+                self._sync_folder()
+            self._check_same(self._next, data)
+
+    def staged(self) -> Loaded | None:
+        """The version that waits beside the file; ``None`` where none does.
+
+        Raises:
+            KeyReleaseError: ``keyring_malformed``, where it is too long.
+        """
+        data = self._read(self._next)
+        return None if data is None else Loaded(data, _digest(data), Source.NEXT)
+
+    def unstage(self) -> None:
+        """Remove the version that waits, for good; nothing happens where none does."""
+        with self._locked(), self._failing("remove the next version"):
+            with suppress(FileNotFoundError):
+                self._system.unlink(self._next)
+            self._sync_folder()
 
     def _replaced(self, replaces: Basis) -> bytes | None:
         """What is to be kept as ``.previous``; ``None`` where it lies there already.

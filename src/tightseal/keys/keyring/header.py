@@ -10,12 +10,15 @@ from typing import Final
 from tightseal.keys.keyring import fields
 from tightseal.keys.keyring.faults import malformed
 from tightseal.model.canonical import Value
+from tightseal.model.keypath import MAX_NAME_CHARS
+from tightseal.model.provider import branch_keyring_id
 from tightseal.model.slots import SlotClass
 
 __all__ = [
     "KEYRING_ID_BYTES",
     "MAX_COUNTER",
     "POLICY_ROOT_BYTES",
+    "Branch",
     "Header",
     "is_simulated",
 ]
@@ -36,13 +39,40 @@ _NAMES: Final = frozenset(
         "slot_classes",
         "counter",
         "changed_at",
+        "branch",
     }
 )
+_BRANCH_NAMES: Final = frozenset({"tenant", "parent"})
+_TENANT: Final = re.compile(rf"[\x20-\x7e]{{1,{MAX_NAME_CHARS}}}")
 
 
 def is_simulated(trust_domain: str) -> bool:
     """Whether a trust domain, as text, is a simulated one."""
     return trust_domain.startswith("simulated:")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Branch:
+    """That a keyring holds one tenant's branch of another one. It never changes.
+
+    Attributes:
+        tenant: whose.
+        parent: id of the keyring that the branch is of, 32 bytes.
+
+    Raises:
+        KeyReleaseError: ``keyring_malformed``, naming the field.
+    """
+
+    tenant: str
+    parent: bytes
+
+    def __post_init__(self) -> None:
+        fields.text(self.tenant, _TENANT, "tenant of a branch")
+        fields.octets(self.parent, KEYRING_ID_BYTES, "parent of a branch")
+
+    def as_value(self) -> Value:
+        """As it stands in the file."""
+        return {"tenant": self.tenant, "parent": self.parent}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +88,7 @@ class Header:
         slot_classes: every class that a factor of a slot may have.
         counter: 1 at first, one more with every change.
         changed_at: Unix seconds of the last change; the host's clock, never falling.
+        branch: of which other keyring this is one tenant's; ``None`` for a whole one.
 
     Raises:
         KeyReleaseError: ``keyring_malformed``, naming the field.
@@ -70,6 +101,7 @@ class Header:
     slot_classes: frozenset[SlotClass]
     counter: int
     changed_at: int
+    branch: Branch | None = None
 
     def __post_init__(self) -> None:
         fields.octets(self.keyring_id, KEYRING_ID_BYTES, "keyring id")
@@ -82,6 +114,11 @@ class Header:
         fields.instant(self.changed_at, "changed_at")
         if not self.slot_classes:
             raise malformed("slot classes: none")
+        branch = self.branch
+        if branch is not None and self.keyring_id != branch_keyring_id(
+            branch.parent, branch.tenant
+        ):
+            raise malformed("keyring id: not that of the branch")
 
     @property
     def simulated(self) -> bool:
@@ -98,6 +135,7 @@ class Header:
             "slot_classes": sorted(name.value for name in self.slot_classes),
             "counter": self.counter,
             "changed_at": self.changed_at,
+            "branch": None if self.branch is None else self.branch.as_value(),
         }
 
     @classmethod
@@ -114,8 +152,16 @@ class Header:
         classes = [class_of(name, "slot classes") for name in listed]
         if [*listed] != sorted({name.value for name in classes}):
             raise malformed("slot classes: not sorted, or one twice")
+        branch = _branch(found.pop("branch"))
         # Construction judges the type of every field.
-        return cls(slot_classes=frozenset(classes), **found)  # type: ignore[arg-type]
+        return cls(slot_classes=frozenset(classes), branch=branch, **found)  # type: ignore[arg-type]
+
+
+def _branch(value: Value) -> Branch | None:
+    if value is None:
+        return None
+    found = fields.members(value, _BRANCH_NAMES, "branch")
+    return Branch(**found)  # type: ignore[arg-type]
 
 
 def class_of(value: Value, what: str) -> SlotClass:

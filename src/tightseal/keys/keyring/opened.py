@@ -16,6 +16,7 @@ from tightseal.keys.keyring.header import Header
 from tightseal.keys.keyring.seal import derive
 from tightseal.keys.keyring.sealed import check_whole, encode_keyring, sealed_by
 from tightseal.keys.keyring.slot import Slot
+from tightseal.model.branch import BranchRoot
 from tightseal.model.canonical import Value
 from tightseal.model.labels import Label
 from tightseal.model.secret import Secret
@@ -75,6 +76,8 @@ class Keyring:
     def root(self, number: int) -> Secret:
         """The root of a current or retired generation, 32 bytes; the caller wipes it.
 
+        In a branch it is a ``BranchRoot``.
+
         Raises:
             KeyReleaseError: ``generation_unknown``; ``generation_not_allowed``, where
                 it is pre-active or destroyed.
@@ -83,8 +86,18 @@ class Keyring:
         if generation.state is GenerationState.PRE_ACTIVE or not generation.living:
             detail = f"generation {number} is {generation.state.value}"
             raise KeyReleaseError(Code.GENERATION_NOT_ALLOWED, detail)
-        keyring_id = self.header.keyring_id
-        return open_root(generation, key=self.key, keyring_id=keyring_id)
+        header = self.header
+        root = open_root(generation, key=self.key, keyring_id=header.keyring_id)
+        if header.branch is None:
+            return root
+        try:
+            return BranchRoot(
+                root.reveal(),
+                trust_domain=header.trust_domain,
+                tenant=header.branch.tenant,
+            )
+        finally:
+            root.wipe()
 
     def slot(self, slot_id: bytes) -> Slot:
         """A slot by its id.
