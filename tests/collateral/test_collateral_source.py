@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cache, source and refresh: outages, restarts, damage, crowds and going back."""
+"""Cache and source: outages, restarts, damage, crowds and going back."""
 
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import dcap_qvl
 import pytest
+from collateral_shelf import Shelf, ask
 from collateral_support import Recorded, Ticker
 from starlette.applications import Starlette
 from structlog.testing import capture_logs
@@ -21,65 +23,13 @@ from tightseal.collateral.cache import RecordCache
 from tightseal.collateral.guard import MemoryGuard
 from tightseal.collateral.http import Asker
 from tightseal.collateral.parts import Part, PartKind, PartName, make_part, split
-from tightseal.collateral.pccs import PccsClient, check_fresh
-from tightseal.collateral.refresh import Refresher, RefreshSettings, due_at
+from tightseal.collateral.pccs import PccsClient
 from tightseal.collateral.source import CachedSource, SourceLimits
 from tightseal.errors import Code, CollateralError
 from tightseal.evidence.roots import VENDOR_ROOTS
 from tightseal.model.claims import Tee
 from tightseal_sim.faults import Fault, Faults
 from tightseal_sim.pccs import pccs_app
-
-DAY = 86_400
-
-
-class Shelf:
-    """Fetches parts from a shelf; counts, and fails on demand."""
-
-    def __init__(self, *worlds: Recorded) -> None:
-        self.parts: dict[PartName, Part] = {}
-        self.asked: list[PartName] = []
-        self.down = False
-        self.gate: threading.Event | None = None
-        for world in worlds:
-            self.stock(world)
-
-    def stock(self, world: Recorded) -> None:
-        self.parts |= {part.name: part for part in split(world.collateral_)}
-
-    def fetch(
-        self,
-        name: PartName,
-        *,
-        now: int,
-        accept: Callable[[Part], None],
-        until: float | None = None,
-    ) -> Part:
-        del until
-        self.asked.append(name)
-        if self.gate is not None:
-            self.gate.wait(10)
-        if self.down:
-            raise CollateralError(Code.COLLATERAL_UNAVAILABLE, "down")
-        part = self.parts.get(name)
-        if part is None:
-            raise CollateralError(Code.COLLATERAL_NOT_FOUND, "unknown")
-        # A new object, as from the network.
-        fresh = make_part(
-            name, bytes(part.body), signature=part.signature, chain=part.chain
-        )
-        check_fresh(fresh, now)
-        accept(fresh)
-        return fresh
-
-
-def ask(source: CachedSource, world: Recorded, now: int | None = None) -> object:
-    return source.intel(
-        fmspc=world.fmspc,
-        ca=world.ca,
-        tee=world.tee,
-        now=world.now if now is None else now,
-    )
 
 
 def test_warm_cache_outlives_an_outage_a_restart_and_verifies(
@@ -316,6 +266,25 @@ def test_two_caches_on_one_folder_share_what_is_newer(
     }
 
 
+def test_what_was_answered_is_at_hand_and_asks_nobody(october: Recorded) -> None:
+    shelf = Shelf(october)
+    source = CachedSource(cache=RecordCache(None), pccs=shelf)
+    wanted: dict[str, Any] = {
+        "fmspc": october.fmspc,
+        "ca": october.ca,
+        "tee": october.tee,
+    }
+    assert not source.at_hand(**wanted, now=october.now)
+    assert shelf.asked == []
+    # Twice: what a fetch brought is put together anew by the next query.
+    ask(source, october)
+    ask(source, october)
+    asked = len(shelf.asked)
+    assert source.at_hand(**wanted, now=october.now)
+    assert not source.at_hand(**wanted, now=october.now + 10**8)
+    assert len(shelf.asked) == asked
+
+
 def test_one_fetch_for_a_crowd(october: Recorded) -> None:
     shelf = Shelf(october)
     shelf.gate = threading.Event()
@@ -464,98 +433,3 @@ def test_export_and_import_carry_everything_and_never_go_back(
         with pytest.raises(CollateralError) as caught:
             offline.add(part, now=october.now)
         assert caught.value.code is Code.COLLATERAL_ROLLBACK
-
-
-def warm(world: Recorded) -> tuple[Shelf, CachedSource]:
-    shelf = Shelf(world)
-    source = CachedSource(cache=RecordCache(None), pccs=shelf, monotonic=Ticker())
-    ask(source, world)
-    shelf.asked.clear()
-    return shelf, source
-
-
-def test_refresh_comes_daily_and_before_expiry(october: Recorded) -> None:
-    shelf, source = warm(october)
-    clock = [october.now]
-    refresher = Refresher(source, clock=lambda: clock[0])
-    assert refresher.step() == ()
-    clock[0] += DAY - 1
-    assert refresher.step() == ()
-    clock[0] += 1
-    assert len(refresher.step()) == 4
-    assert refresher.step() == ()
-    assert len(shelf.asked) == 4
-    settings = RefreshSettings(max_age=10**9)
-    rare = Refresher(source, clock=lambda: clock[0], settings=settings)
-    assert rare.step() == ()
-    clock[0] = min(due_at(r, settings) for r in source.cache.records())
-    assert clock[0] == october.latest - 5 * DAY
-    assert [done.name.kind for done in rare.step()] == [PartKind.QE_IDENTITY]
-
-
-def test_refresh_failures_wait_longer_each_time_and_nothing_is_lost(
-    october: Recorded,
-) -> None:
-    shelf, source = warm(october)
-    first = ask(source, october)
-    clock = [october.now + DAY]
-    refresher = Refresher(source, clock=lambda: clock[0])
-    shelf.down = True
-    tried: list[int] = []
-    for minute in range(180):
-        clock[0] = october.now + DAY + 60 * minute
-        done = refresher.step()
-        if done:
-            assert len(done) == 4
-            assert all(one.error is not None for one in done)
-            tried.append(minute)
-    assert tried == [0, 1, 3, 7, 15, 31, 63, 123]
-    assert ask(source, october) is first
-    shelf.down = False
-    clock[0] += 3600
-    assert [one.error for one in refresher.step()] == [None] * 4
-    assert ask(source, october) is first
-
-
-def test_a_clock_set_back_does_not_stop_the_refresh(october: Recorded) -> None:
-    _, source = warm(october)
-    for record in source.cache.records():
-        source.cache.put(record.part, now=october.now + 10**9)
-    refresher = Refresher(source, clock=lambda: october.now)
-    assert len(refresher.step()) == 4
-    assert refresher.step() == ()
-
-
-def test_newer_collateral_replaces_older_in_the_background(
-    recorded: Callable[[str], Recorded], october: Recorded
-) -> None:
-    august = recorded("near-mpc-tdx-v4")
-    assert august.fmspc == october.fmspc
-    shelf, source = warm(august)
-    first = ask(source, august)
-    shelf.stock(october)
-    clock = [october.now]
-    refresher = Refresher(source, clock=lambda: clock[0])
-    refresher.step()
-    second = source.intel(
-        fmspc=october.fmspc, ca=october.ca, tee=october.tee, now=october.now
-    )
-    assert second != first
-    assert second == october.collateral_
-
-
-def test_the_thread_starts_works_and_stops(october: Recorded) -> None:
-    shelf, source = warm(october)
-    refresher = Refresher(
-        source,
-        clock=lambda: october.now + DAY,
-        settings=RefreshSettings(interval=0.01),
-    )
-    refresher.start()
-    for _ in range(500):
-        if len(shelf.asked) >= 4:
-            break
-        time.sleep(0.01)
-    refresher.stop()
-    assert len(shelf.asked) == 4
-    assert not [t for t in threading.enumerate() if t.name == "collateral-refresh"]

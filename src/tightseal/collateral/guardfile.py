@@ -125,6 +125,22 @@ class FileGuard:
         guard._refresh()
         return guard
 
+    @classmethod
+    def rekey(cls, path: Path, *, before: Secret, after: Secret) -> None:
+        """Write an existing guard file under another key, at once; marks stay.
+
+        Guards that are open under the old key fail from then on.
+
+        Raises:
+            CollateralError: ``collateral_guard_broken``, where it is missing, damaged,
+                written under another key than ``before``, or cannot be written.
+        """
+        guard = cls(path, floors=(), key=before)
+        with guard._locked():
+            guard._refresh()
+            guard._key = after
+            guard._write(guard._marks)
+
     @property
     def marks(self) -> Marks:
         """What has been admitted, as far as this process knows."""

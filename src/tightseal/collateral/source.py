@@ -157,6 +157,10 @@ class CachedSource:
         self._keep(key, parts, answer, generation)
         return answer
 
+    def at_hand(self, *, fmspc: bytes, ca: str, tee: Tee, now: int) -> bool:
+        """Whether ``intel`` would answer from memory, and ask nobody."""
+        return self._ready((fmspc, ca, tee), now) is not None
+
     def snp(
         self, *, product: str, chip_id: bytes, tcb: SnpTcb, vlek: bool, now: int
     ) -> SnpCertificates:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evidence of any kind to claims: the one entrance that services and commands use.
 
-detect -> parse -> collateral -> verify -> agree -> claims
+detect -> parse -> chain -> collateral -> verify -> agree -> claims
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ from tightseal.evidence.agreement import Disagreement, agree
 from tightseal.evidence.cache import ResultCache
 from tightseal.evidence.detect import EvidenceKind, detect
 from tightseal.evidence.intel.quote import parse_quote
-from tightseal.evidence.intel.unverified import collateral_query
+from tightseal.evidence.intel.unverified import (
+    CollateralQuery,
+    collateral_query,
+    require_chain,
+)
 from tightseal.evidence.intel.verifier import CHECKS, verify_quote
 from tightseal.evidence.qvl import (
     QvlAnswer,
@@ -35,7 +39,7 @@ from tightseal.evidence.snp.query import (
 )
 from tightseal.evidence.snp.report import parse_report
 from tightseal.evidence.snp.verifier import verify_report
-from tightseal.model.claims import Check, Claims, Outcome
+from tightseal.model.claims import Check, Claims, Outcome, Tee
 from tightseal.model.collateral import (
     CollateralGuard,
     CollateralSource,
@@ -72,9 +76,23 @@ class SnpIssuerSource(Protocol):
         ...
 
 
+@runtime_checkable
+class CachingSource(Protocol):
+    """A source that fetches, and can say whether it would have to."""
+
+    def at_hand(self, *, fmspc: bytes, ca: str, tee: Tee, now: int) -> bool:
+        """Whether ``intel`` would answer without asking anybody."""
+        ...
+
+
 _STRUCTURE_FAILED: Final = Check(CHECKS[0].name, Outcome.FAILED, CHECKS[0].spec)
 _QUERY_FAILED: Final = Check(
     "collateral_query", Outcome.FAILED, "Intel PCS API v4, query by FMSPC and CA"
+)
+
+
+_CHAIN_FAILED: Final = next(
+    check.record(Outcome.FAILED) for check in CHECKS if check.name == "pck_chain"
 )
 
 
@@ -156,6 +174,9 @@ class EvidenceVerifier:
             quote = parse_quote(evidence)
         with _named(_QUERY_FAILED):
             query = collateral_query(quote, roots=self._roots.intel, cache=self._cache)
+        if self._would_fetch(query, now=now):
+            with _named(_CHAIN_FAILED):
+                require_chain(quote, roots=self._roots.intel, cache=self._cache)
         collateral = self._source.intel(
             fmspc=query.fmspc, ca=query.ca, tee=query.tee, now=now
         )
@@ -173,6 +194,14 @@ class EvidenceVerifier:
             evidence_hash=hashlib.sha256(declared).digest(),
             exceptions=self._exceptions,
             on_disagreement=self._on_disagreement,
+        )
+
+    def _would_fetch(self, query: CollateralQuery, *, now: int) -> bool:
+        source = self._source
+        if not isinstance(source, CachingSource):
+            return False
+        return not source.at_hand(
+            fmspc=query.fmspc, ca=query.ca, tee=query.tee, now=now
         )
 
     def _native(

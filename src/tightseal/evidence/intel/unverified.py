@@ -17,7 +17,13 @@ from tightseal.evidence.intel.certs import (
     parse_certificate,
     require_role,
 )
-from tightseal.evidence.intel.chains import ca_kind, known_pck_chain
+from tightseal.evidence.intel.chains import (
+    PCK_CHAIN_ROLE,
+    ca_kind,
+    find_root,
+    known_pck_chain,
+    verify_pck_chain,
+)
 from tightseal.evidence.intel.pck import parse_pck_extension
 from tightseal.evidence.intel.quote import (
     PCK_CHAIN_CERTIFICATION_DATA,
@@ -26,7 +32,7 @@ from tightseal.evidence.intel.quote import (
 from tightseal.model.claims import Tee
 from tightseal.model.roots import TrustedRoot
 
-__all__ = ["CollateralQuery", "collateral_query"]
+__all__ = ["CollateralQuery", "collateral_query", "require_chain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +90,26 @@ def collateral_query(
     ca = parse_certificate(ders[1], fault=fault)
     extension = parse_pck_extension(leaf.sgx_extension, fault=fault)
     return CollateralQuery(extension.fmspc, ca_kind(ca), quote.tee)
+
+
+def require_chain(
+    quote: UnverifiedQuote, *, roots: tuple[TrustedRoot, ...], cache: ResultCache
+) -> None:
+    """Verify the chain of a quote before anything is fetched for it.
+
+    Else whoever invents a platform family makes the provider ask for its collateral. A
+    chain that verified before costs a look into the cache. Validity and revocation are
+    for ``verify_quote``, which has the CRLs.
+
+    Raises:
+        EvidenceError: ``root_not_trusted``, ``certificate_malformed``,
+            ``certificate_chain_too_long``, ``certificate_role_mismatch``,
+            ``certificate_chain_invalid`` or ``pck_extension_invalid``.
+    """
+    digest = hashlib.sha256(quote.certification_data).digest()
+    if known_pck_chain(cache, roots, digest) is not None:
+        return
+    ders = decode_chain(quote.certification_data, fault=EvidenceError)
+    root, certificate = find_root(ders[-1], roots, fault=EvidenceError)
+    chain = verify_pck_chain(ders, certificate)
+    cache.put((PCK_CHAIN_ROLE, root.trust_domain.root_key_id, digest), chain)
