@@ -20,7 +20,8 @@ from slot_rig import (
 )
 
 from tightseal.errors import Code, KeyReleaseError, PlatformError, ServiceError
-from tightseal.platform.slots.gramine import GramineKeys, GramineSlot
+from tightseal.platform.gramine import GraminePlatform
+from tightseal.platform.slots.gramine import GramineSlot
 from tightseal_sim.intel.egetkey import KEY_BYTES
 from tightseal_sim.intel.enclave import EnclaveImage
 from tightseal_sim.intel.platform import SimPlatform
@@ -118,28 +119,33 @@ def test_the_signers_slot_stays_closed_to_another_product() -> None:
 def test_the_signer_needs_the_policy_when_made_and_when_opened() -> None:
     host = machine()
     keys = SimEnclaveKeys(enclave(host))
-    with pytest.raises(KeyReleaseError, match="signed policy"):
-        GramineSlot(keys, allow_signer=False, use_signer=True)
+    for forbidden in (
+        lambda: GramineSlot(keys, allow_signer=False, use_signer=True),
+        lambda: GramineSlot(keys, allow_signer=False).for_signer(),
+    ):
+        with pytest.raises(KeyReleaseError, match=r"release.slot_signer is not"):
+            forbidden()
     parameters, _ = made(slot_of(host, signer=True))
-    refused(slot_of(host), parameters, "signed policy does not allow")
+    refused(slot_of(host), parameters, "release.slot_signer is not")
 
 
 def test_a_slot_cannot_be_turned_into_the_signers() -> None:
     host = machine()
     parameters, _ = made(slot_of(host))
     weaker = changed(parameters, policy="mrsigner")
-    refused(slot_of(host), weaker, "signed policy does not allow")
+    refused(slot_of(host), weaker, "release.slot_signer is not")
     refused(slot_of(host, signer=True), weaker, "another one")
 
 
-def test_the_signers_slot_is_to_be_made_anew_once_new_ones_are_tighter() -> None:
+def test_a_slot_that_was_made_for_the_signer_stays_that() -> None:
     host = machine()
-    parameters, key = made(slot_of(host, signer=True))
-    tighter = GramineSlot(SimEnclaveKeys(enclave(host)), allow_signer=True)
-    assert tighter.open(parameters, **IDS) == key
-    assert tighter.rewrap(parameters) == (
-        "the slot belongs to the signer; new ones to this enclave"
-    )
+    allowed = GramineSlot(SimEnclaveKeys(enclave(host)), allow_signer=True)
+    parameters, key = made(allowed.for_signer())
+    assert parameters["policy"] == "mrsigner"
+    assert allowed.open(parameters, **IDS) == key
+    assert allowed.rewrap(parameters) is None
+    own, _ = made(allowed)
+    assert own["policy"] == "mrenclave"
 
 
 def test_a_debug_enclave_neither_makes_nor_opens() -> None:
@@ -171,8 +177,8 @@ SLOT_OF_PROPERTY = slot_of(machine(), signer=True)
 PARAMETERS, _ = made(SLOT_OF_PROPERTY)
 
 
-def keys_of(tree: GramineTree) -> GramineKeys:
-    return GramineKeys(files=tree, sleep=lambda _: None)
+def keys_of(tree: GramineTree) -> GraminePlatform:
+    return GraminePlatform(files=tree, sleep=lambda _: None)
 
 
 def test_from_gramines_own_files() -> None:

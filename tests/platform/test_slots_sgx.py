@@ -252,13 +252,28 @@ def test_the_masks_of_gramines_manifest_do_not_matter() -> None:
 def test_the_signer_needs_the_policy_when_made_and_when_opened() -> None:
     host = machine()
     door = SimEnclaveKeys(enclave(host))
-    with pytest.raises(KeyReleaseError, match="policy does not allow"):
-        SgxSlot(door, allow_signer=False, use_signer=True)
+    for forbidden in (
+        lambda: SgxSlot(door, allow_signer=False, use_signer=True),
+        lambda: SgxSlot(door, allow_signer=False).for_signer(),
+    ):
+        with pytest.raises(KeyReleaseError, match=r"release.slot_signer is not"):
+            forbidden()
     parameters, key = made(slot_of(host, signer=True))
-    refused(slot_of(host), parameters, "stored KEYPOLICY 0x2, allowed here: 0x1")
-    tighter = SgxSlot(door, allow_signer=True)
-    assert tighter.open(parameters, **IDS) == key
-    assert "KEYPOLICY 0x2" in str(tighter.rewrap(parameters))
+    refused(slot_of(host), parameters, "release.slot_signer is not")
+    with pytest.raises(KeyReleaseError, match=r"release.slot_signer is not"):
+        slot_of(host).rewrap(parameters)
+    allowed = SgxSlot(door, allow_signer=True)
+    assert allowed.open(parameters, **IDS) == key
+
+
+def test_a_signers_slot_stays_one_and_follows_the_microcode() -> None:
+    host = machine()
+    allowed = SgxSlot(SimEnclaveKeys(enclave(host)), allow_signer=True)
+    parameters, key = made(allowed.for_signer())
+    assert allowed.rewrap(parameters) is None
+    host.microcode_update()
+    assert allowed.open(parameters, **IDS) == key
+    assert "KEYPOLICY 0x2" in str(allowed.rewrap(parameters))
 
 
 def test_a_debug_enclave_neither_makes_nor_opens() -> None:

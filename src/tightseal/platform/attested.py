@@ -16,13 +16,14 @@ import threading
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field
+from typing import Final
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from tightseal.errors import Code, PlatformError, TightsealError
-from tightseal.model.canonical import labelled
+from tightseal.model.canonical import Value, labelled
 from tightseal.model.claims import Claims, PlatformIdentity, Tee, TrustDomain
 from tightseal.model.labels import Label
 from tightseal.model.ports import RootPlatform, Verifier
@@ -30,6 +31,9 @@ from tightseal.model.provider import AttestedKeyBinding, ProviderIdentity
 from tightseal.model.secret import Secret
 
 __all__ = ["AttestedKey", "AttestedKeys", "own_measurement_of"]
+
+IMPORT_SEED_BYTES: Final = 96
+"""64 for ML-KEM-768 (FIPS 203 section 7.1, d and z), then 32 for X25519."""
 
 _IDENTITY_MEASUREMENT = {
     Tee.SGX: "mrenclave",
@@ -51,11 +55,14 @@ class AttestedKey:
         binding: identity, public key and lifetime; the quote commits to it.
         evidence: the provider's own quote.
         claims: what that quote says, after verification.
+        import_seed: what the key that imports are sealed to is made from, 96 bytes;
+            as secret as the attested key, and as old.
     """
 
     binding: AttestedKeyBinding
     evidence: bytes
     claims: Claims
+    import_seed: Secret = field(repr=False)
     _private_key: Ed25519PrivateKey = field(repr=False)
 
     @property
@@ -85,6 +92,8 @@ class AttestedKeys:
         life: seconds of an epoch.
         grace: seconds after its epoch in which a key still answers the challenges that
             it signed; at least the life of a nonce.
+        tls_key_hash: SHA-256 of the SPKI of the TLS key, where TLS ends in this
+            provider; the same in every worker.
     """
 
     def __init__(
@@ -96,7 +105,9 @@ class AttestedKeys:
         seed: Secret,
         life: int,
         grace: int,
+        tls_key_hash: bytes | None = None,
     ) -> None:
+        self._tls_key_hash = tls_key_hash
         self._platform = platform
         self._verifier = verifier
         self._own_identity = identity(*platform.own_measurement())
@@ -172,23 +183,31 @@ class AttestedKeys:
             self._keys = {**kept, epoch: key}
         return key
 
-    def _derive(self, epoch: int) -> tuple[Ed25519PrivateKey, AttestedKeyBinding]:
-        raw = HKDF(
+    def _expand(self, label: Label, epoch: int, length: int) -> bytes:
+        return HKDF(
             algorithm=hashes.SHA256(),
-            length=32,
+            length=length,
             salt=None,
             # Another identity has another key: an answer to a challenge that was signed
             # under other settings is told as such.
-            info=labelled(
-                Label.KDF_ATTESTED_KEY, [epoch, self._own_identity.as_value()]
-            ),
+            info=labelled(label, self._belongs_to(epoch)),
         ).derive(self._seed.reveal())
+
+    def _belongs_to(self, epoch: int) -> Value:
+        identity = self._own_identity.as_value()
+        # One key never has two bindings, whatever TLS key a restarted worker found.
+        tls = () if self._tls_key_hash is None else (self._tls_key_hash,)
+        return [epoch, identity, *tls]
+
+    def _derive(self, epoch: int) -> tuple[Ed25519PrivateKey, AttestedKeyBinding]:
+        raw = self._expand(Label.KDF_ATTESTED_KEY, epoch, 32)
         private_key = Ed25519PrivateKey.from_private_bytes(raw)
         binding = AttestedKeyBinding(
             identity=self._own_identity,
             public_key=private_key.public_key().public_bytes_raw(),
             not_before=epoch * self._life,
             not_after=(epoch + 1) * self._life + self._grace,
+            tls_key_hash=self._tls_key_hash,
         )
         return private_key, binding
 
@@ -219,7 +238,13 @@ class AttestedKeys:
         if claims.debug:
             raise PlatformError(Code.PROVIDER_DEBUG, "our own quote says debug")
         return AttestedKey(
-            binding=binding, evidence=evidence, claims=claims, _private_key=private_key
+            binding=binding,
+            evidence=evidence,
+            claims=claims,
+            import_seed=Secret(
+                self._expand(Label.KDF_IMPORT_KEY, epoch, IMPORT_SEED_BYTES)
+            ),
+            _private_key=private_key,
         )
 
 

@@ -31,6 +31,7 @@ from tightseal.platform.selfview import (
     read_sgx_report,
     refuse_debug,
 )
+from tightseal.platform.slots.enclave import OwnEnclave, read_own_enclave
 
 __all__ = ["GraminePlatform"]
 
@@ -44,6 +45,7 @@ MIN_QUOTE_BYTES: Final = 48 + 384
 
 MAX_TYPE_BYTES: Final = 64
 SEALING_KEY_FILE: Final = "keys/_sgx_mrenclave"
+SIGNER_KEY_FILE: Final = "keys/_sgx_mrsigner"
 
 _QUOTE_REPORT_DATA: Final = slice(48 + 320, 48 + 384)
 _TREE_LOCK: Final = threading.Lock()
@@ -52,6 +54,7 @@ _HINTS: Final = {
     "quote": "is aesmd running on the host, is the platform registered and its PCK"
     " certificate in the PCCS, is /dev/sgx_provision open to aesmd",
     SEALING_KEY_FILE: "is the manifest signed with a sealing key policy",
+    SIGNER_KEY_FILE: "is the manifest signed with a sealing key policy",
 }
 _TREE_MISSING: Final = (
     "is this Gramine on SGX (gramine-sgx, not gramine-direct), with"
@@ -60,7 +63,7 @@ _TREE_MISSING: Final = (
 
 
 class GraminePlatform:
-    """The sidecar's platform: an SGX enclave under Gramine.
+    """An SGX enclave under Gramine: a sidecar's root, and what its slots are made with.
 
     Opening it touches nothing; the first use checks that the attestation type is
     ``dcap`` and that our own report has no debug bit.
@@ -144,21 +147,46 @@ class GraminePlatform:
             PlatformError: ``sealing_key_unavailable``, ``platform_failed``,
                 ``platform_unsupported`` or ``provider_debug``.
         """
+        return self._key(SEALING_KEY_FILE)
+
+    def signer_key(self) -> Secret:
+        """The key that every enclave of our signer and product id can have, 16 bytes.
+
+        It dies with a microcode update too.
+
+        Raises:
+            PlatformError: as :meth:`sealing_key`.
+        """
+        return self._key(SIGNER_KEY_FILE)
+
+    def own_enclave(self) -> OwnEnclave:
+        """What this enclave is now, by a local report.
+
+        Raises:
+            PlatformError: ``platform_failed``, ``platform_unsupported`` or
+                ``provider_debug``.
+        """
+        with _TREE_LOCK:
+            self._start()
+            # Whatever report data was set last will do: none of it is read here.
+            return read_own_enclave(self._read("report", SGX_REPORT_BYTES))
+
+    def _key(self, name: str) -> Secret:
         with _TREE_LOCK:
             self._start()
             try:
                 # One byte more than the key, so that a longer file shows itself.
-                key = self._read(SEALING_KEY_FILE, SEALING_KEY_BYTES + 1)
+                key = self._read(name, SEALING_KEY_BYTES + 1)
             except PlatformError as e:
                 if e.code is Code.PLATFORM_UNSUPPORTED:
                     raise _no_key(e.detail) from e
                 raise
         if not key:
-            raise _no_key(f"{SEALING_KEY_FILE} is empty: Gramine has not set it")
+            raise _no_key(f"{name} is empty: Gramine has not set it")
         if len(key) != SEALING_KEY_BYTES:
-            raise _failed(f"{SEALING_KEY_FILE}: {len(key)} bytes, expected 16")
+            raise _failed(f"{name}: {len(key)} bytes, expected 16")
         if not any(key):
-            raise _failed(f"{SEALING_KEY_FILE}: all bytes are zero")
+            raise _failed(f"{name}: all bytes are zero")
         return Secret(key)
 
     def _start(self) -> OwnView:

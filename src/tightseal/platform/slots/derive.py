@@ -25,6 +25,7 @@ from tightseal.model.secret import Secret
 from tightseal.model.slots import SlotClass
 
 __all__ = [
+    "CHECK",
     "CHECK_BYTES",
     "KEYRING_ID_BYTES",
     "KEY_BYTES",

@@ -10,7 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 from tightseal.errors import Code, SettingsError
 from tightseal.model.ports import RootPlatform
 from tightseal.model.slots import SlotClass, SlotKey
-from tightseal.platform.slots.gramine import GramineKeys, GramineSlot
+from tightseal.platform.gramine import GraminePlatform
+from tightseal.platform.slots.gramine import GramineSlot
 from tightseal.platform.slots.native_egetkey import DEFAULT_SHIM, NativeEgetkey
 from tightseal.platform.slots.sgx import SgxSlot
 from tightseal.platform.slots.snp import SevGuestKeys, SnpSlot
@@ -52,11 +53,10 @@ def platform_slots(
     given = options or {}
     if isinstance(platform, OffersSlots):
         return platform.slots(allow_signer=allow_signer)
-    if kind == "gramine":
-        keys = GramineKeys(Path(given.get("root", "/dev/attestation")))
+    if isinstance(platform, GraminePlatform):
         door = NativeEgetkey(shim)
         return {
-            SlotClass.GRAMINE: GramineSlot(keys, allow_signer=allow_signer),
+            SlotClass.GRAMINE: GramineSlot(platform, allow_signer=allow_signer),
             SlotClass.SGX: SgxSlot(door, allow_signer=allow_signer),
         }
     if kind == "sev-guest":

@@ -10,31 +10,22 @@ which of these it was.
 
 from __future__ import annotations
 
-import errno
-import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final, Protocol
 
-from tightseal.errors import Code, PlatformError
+from tightseal.errors import PlatformError
 from tightseal.model.canonical import Value
 from tightseal.model.secret import Secret
 from tightseal.model.slots import SlotClass
-from tightseal.platform.files import OS_FILES, FileOps, Retry, Sleep, read_whole
-from tightseal.platform.gramine import SEALING_KEY_BYTES, GraminePlatform
-from tightseal.platform.selfview import SGX_REPORT_BYTES
 from tightseal.platform.slots.derive import Place, sealed, unavailable, unsealed
 from tightseal.platform.slots.enclave import (
     BODY_FORMAT,
     OwnEnclave,
     read_own_enclave,
 )
-from tightseal.platform.slots.parameters import FORM, Parameters
+from tightseal.platform.slots.parameters import FORM, SIGNER_REFUSED, Parameters
 
-__all__ = ["GramineKeys", "GramineSlot", "SealingKeys"]
-
-SIGNER_KEY_FILE: Final = "keys/_sgx_mrsigner"
-REPORT_FILE: Final = "report"
+__all__ = ["GramineSlot", "SealingKeys"]
 
 _ENCLAVE: Final = "mrenclave"
 _SIGNER: Final = "mrsigner"
@@ -44,7 +35,10 @@ _UNSEEN: Final = (
 
 
 class SealingKeys(Protocol):
-    """The sealing keys of one enclave; every call may raise ``PlatformError``."""
+    """The sealing keys of one enclave; every call may raise ``PlatformError``.
+
+    ``GraminePlatform`` is one.
+    """
 
     def own_enclave(self) -> OwnEnclave:
         """What this enclave is now."""
@@ -57,75 +51,6 @@ class SealingKeys(Protocol):
     def signer_key(self) -> Secret:
         """EGETKEY(SEAL, MRSIGNER), 16 bytes."""
         ...
-
-
-class GramineKeys:
-    """Gramine's sealing keys, from its attestation tree.
-
-    Args:
-        root: the tree; a host setting.
-        files: the file operations.
-        sleep: waits between retries.
-        retry: bounds of the retries.
-    """
-
-    def __init__(
-        self,
-        root: Path = Path("/dev/attestation"),
-        *,
-        files: FileOps = OS_FILES,
-        sleep: Sleep = time.sleep,
-        retry: Retry | None = None,
-    ) -> None:
-        self._root = root
-        self._files = files
-        self._sleep = sleep
-        self._retry = retry or Retry()
-        self._platform = GraminePlatform(root, files=files, sleep=sleep, retry=retry)
-
-    def own_enclave(self) -> OwnEnclave:
-        """What this enclave is now, by a local report.
-
-        Raises:
-            PlatformError: as ``GraminePlatform.start``.
-        """
-        self._platform.start()
-        # Any report data will do, so a second reader of the tree does no harm.
-        return read_own_enclave(self._read(REPORT_FILE, SGX_REPORT_BYTES))
-
-    def sealing_key(self) -> Secret:
-        """The key bound to this very enclave, 16 bytes.
-
-        Raises:
-            PlatformError: as ``GraminePlatform.sealing_key``.
-        """
-        return self._platform.sealing_key()
-
-    def signer_key(self) -> Secret:
-        """The key that every enclave of our signer and product id can have, 16 bytes.
-
-        Raises:
-            PlatformError: ``sealing_key_unavailable``, or as ``GraminePlatform.start``.
-        """
-        self._platform.start()
-        key = self._read(SIGNER_KEY_FILE, SEALING_KEY_BYTES + 1)
-        if len(key) != SEALING_KEY_BYTES or not any(key):
-            detail = f"{SIGNER_KEY_FILE}: {len(key)} bytes or zero, expected 16"
-            raise PlatformError(Code.SEALING_KEY_UNAVAILABLE, detail)
-        return Secret(key)
-
-    def _read(self, name: str, max_bytes: int) -> bytes:
-        path = str(self._root / name)
-
-        def step() -> bytes:
-            return read_whole(self._files, path, max_bytes=max_bytes)
-
-        try:
-            return self._retry.run(step, sleep=self._sleep)
-        except OSError as e:
-            number = errno.errorcode.get(e.errno or 0, str(e.errno))
-            detail = f"{name}: {number}: is this Gramine on SGX"
-            raise PlatformError(Code.SEALING_KEY_UNAVAILABLE, detail) from e
 
 
 class GramineSlot:
@@ -197,10 +122,16 @@ class GramineSlot:
 
     def rewrap(self, parameters: Mapping[str, Value]) -> str | None:
         """Why the slot should be made anew: none that could still be opened."""
-        policy, _ = self._read(parameters)
-        if policy == _SIGNER and self._policy == _ENCLAVE:
-            return "the slot belongs to the signer; new ones to this enclave"
+        self._read(parameters)
         return None
+
+    def for_signer(self) -> GramineSlot:
+        """The same, making new slots for the signer.
+
+        Raises:
+            KeyReleaseError: ``slot_unavailable``, without the policy.
+        """
+        return GramineSlot(self._keys, allow_signer=self._allow_signer, use_signer=True)
 
     def _read(self, parameters: Mapping[str, Value]) -> tuple[str, OwnEnclave]:
         values = Parameters(self.slot_class, parameters, ("policy", "made_by"))
@@ -213,8 +144,7 @@ class GramineSlot:
 
     def _refuse(self, policy: str) -> None:
         if policy == _SIGNER and not self._allow_signer:
-            why = "it belongs to the signer, and the signed policy does not allow that"
-            raise unavailable(self.slot_class, why)
+            raise unavailable(self.slot_class, SIGNER_REFUSED)
 
     def _ask(self, policy: str) -> Secret:
         return (

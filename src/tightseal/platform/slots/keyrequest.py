@@ -20,6 +20,7 @@ __all__ = [
     "SealMasks",
     "SealRequest",
     "SgxPolicy",
+    "key_policy",
     "read_seal_request",
 ]
 
@@ -114,6 +115,12 @@ class SealRequest:
             self.masks.misc,
             self.config_svn,
         )
+
+
+def key_policy(data: bytes) -> int:
+    """KEYPOLICY of a stored request of 512 bytes; nothing else of it is looked at."""
+    policy: int = KEY_REQUEST_FORMAT.unpack(data)[1]
+    return policy
 
 
 def read_seal_request(data: bytes, *, policies: frozenset[int]) -> SealRequest:

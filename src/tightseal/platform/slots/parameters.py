@@ -11,10 +11,15 @@ from tightseal.model.canonical import Value
 from tightseal.model.slots import SlotClass
 from tightseal.platform.slots.derive import CHECK, CHECK_BYTES, unavailable
 
-__all__ = ["FORM", "Parameters"]
+__all__ = ["FORM", "SIGNER_REFUSED", "Parameters"]
 
 FORM: Final = 1
 """Version of the parameters of every class here."""
+
+SIGNER_REFUSED: Final = (
+    'it belongs to the signer, and release.slot_signer is not "allow"'
+)
+"""Why a slot of the signer neither opens nor is made."""
 
 _FORM: Final = "form"
 

@@ -24,9 +24,10 @@ from tightseal.platform.slots.keyrequest import (
     KEY_REQUEST_BYTES,
     SealRequest,
     SgxPolicy,
+    key_policy,
     read_seal_request,
 )
-from tightseal.platform.slots.parameters import FORM, Parameters
+from tightseal.platform.slots.parameters import FORM, SIGNER_REFUSED, Parameters
 
 __all__ = ["Egetkey", "SgxSlot"]
 
@@ -73,8 +74,7 @@ class SgxSlot:
         self, door: Egetkey, *, allow_signer: bool, use_signer: bool = False
     ) -> None:
         if use_signer and not allow_signer:
-            why = "keys of the signer are asked for, and the policy does not allow them"
-            raise unavailable(SlotClass.SGX, why)
+            raise unavailable(SlotClass.SGX, SIGNER_REFUSED)
         self._door = door
         self._policy = SgxPolicy.MRSIGNER if use_signer else SgxPolicy.MRENCLAVE
         allowed = {SgxPolicy.MRENCLAVE}
@@ -97,7 +97,7 @@ class SgxSlot:
         """
         place = Place(self.slot_class, keyring_id=keyring_id, slot_id=slot_id)
         try:
-            request = self._present(os.urandom(KEY_ID_BYTES))
+            request = self._present(os.urandom(KEY_ID_BYTES), self._policy)
             material = self._ask(request)
         except PlatformError as e:
             raise unavailable(self.slot_class, e.detail) from e
@@ -130,7 +130,8 @@ class SgxSlot:
         """
         stored = self._stored(parameters)
         try:
-            present = self._present(stored.key_id)
+            # A slot that was made for the signer on purpose stays that.
+            present = self._present(stored.key_id, stored.policy)
         except PlatformError as e:
             raise unavailable(self.slot_class, e.detail) from e
         if stored.pack() == present.pack():
@@ -142,9 +143,21 @@ class SgxSlot:
             f" {before}; now {present.policy:#x} at {now}"
         )
 
+    def for_signer(self) -> SgxSlot:
+        """The same, making new slots for the signer.
+
+        Raises:
+            KeyReleaseError: ``slot_unavailable``, without the policy.
+        """
+        allowed = SgxPolicy.MRSIGNER in self._policies
+        return SgxSlot(self._door, allow_signer=allowed, use_signer=True)
+
     def _stored(self, parameters: Mapping[str, Value]) -> SealRequest:
         values = Parameters(self.slot_class, parameters, ("request",))
         data = values.octets("request", KEY_REQUEST_BYTES)
+        signers = key_policy(data) == SgxPolicy.MRSIGNER
+        if signers and SgxPolicy.MRSIGNER not in self._policies:
+            raise values.refused(SIGNER_REFUSED)
         try:
             return read_seal_request(data, policies=self._policies)
         except PlatformError as e:
@@ -153,11 +166,9 @@ class SgxSlot:
     def _own(self) -> OwnEnclave:
         return read_own_enclave(self._door.own_report())
 
-    def _present(self, key_id: bytes) -> SealRequest:
+    def _present(self, key_id: bytes, policy: int) -> SealRequest:
         own = self._own()
-        return SealRequest(
-            self._policy, own.isv_svn, own.cpu_svn, key_id, own.config_svn
-        )
+        return SealRequest(policy, own.isv_svn, own.cpu_svn, key_id, own.config_svn)
 
     def _ask(self, request: SealRequest) -> Secret:
         status, key = self._door.egetkey(request.pack())

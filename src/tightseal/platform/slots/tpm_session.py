@@ -61,14 +61,28 @@ ENCRYPT: Final = 0x40
 class Command(IntEnum):
     """TPM_CC of the commands in use (Part 2, section 6.5.2)."""
 
+    NV_UNDEFINE_SPACE = 0x122
+    NV_DEFINE_SPACE = 0x12A
     CREATE_PRIMARY = 0x131
+    NV_INCREMENT = 0x134
+    NV_READ = 0x14E
     CREATE = 0x153
     LOAD = 0x157
     UNSEAL = 0x15E
     FLUSH_CONTEXT = 0x165
+    NV_READ_PUBLIC = 0x169
     START_AUTH_SESSION = 0x176
     PCR_READ = 0x17E
     POLICY_PCR = 0x17F
+
+
+_SECRET_FIRST: Final = frozenset({Command.CREATE, Command.NV_DEFINE_SPACE})
+"""Commands whose first parameter is a secret."""
+
+_ANSWERS_NOTHING: Final = frozenset(
+    {Command.NV_DEFINE_SPACE, Command.NV_UNDEFINE_SPACE, Command.NV_INCREMENT}
+)
+"""Commands whose response has no parameter that could be encrypted."""
 
 
 class SessionKind(IntEnum):
@@ -118,8 +132,10 @@ class Session:
     ) -> tuple[bytes, bytes]:
         """The authorisation area, and the parameters with the first one encrypted."""
         self._nonce_caller = os.urandom(DIGEST_BYTES)
-        attributes = CONTINUE | ENCRYPT
-        if code is Command.CREATE:
+        attributes = CONTINUE
+        if code not in _ANSWERS_NOTHING:
+            attributes |= ENCRYPT
+        if code in _SECRET_FIRST:
             attributes |= DECRYPT
             parameters = self._first_parameter(parameters, auth, response=False)
         names = b"".join(h.bound_name for h in handles)
@@ -147,9 +163,13 @@ class Session:
         area.end()
         digest = hashlib.sha256(struct.pack(">II", 0, code) + parameters).digest()
         tag = self._tag(auth, digest, self._nonce_tpm, self._nonce_caller, attributes)
-        if not hmac.compare_digest(tag, given) or not attributes & ENCRYPT:
+        bare = code in _ANSWERS_NOTHING
+        encrypted = bare or attributes & ENCRYPT
+        if not hmac.compare_digest(tag, given) or not encrypted:
             detail = f"{code.name}: the answer is not by the TPM with the pinned EK"
             raise TpmError(detail)
+        if bare:
+            return parameters
         return self._first_parameter(parameters, auth, response=True)
 
     def _tag(
