@@ -14,14 +14,20 @@ from tightseal.errors import Code, RequestError
 from tightseal.model.action import (
     KEYRING_ACTIONS,
     MAX_SIGNATURES,
+    SLOT_ACTIONS,
     Action,
     ActionKind,
     AdoptParameters,
+    InviteParameters,
     KeyParameters,
     KeyringParameters,
     KeySource,
+    Parameters,
+    ProviderParts,
+    RevokeParameters,
     Signature,
     SignedAction,
+    SlotParameters,
 )
 from tightseal.model.action_file import (
     MAX_COUNTER,
@@ -39,6 +45,7 @@ from tightseal.model.keypath import (
     ProtocolClass,
     WorkloadBinding,
 )
+from tightseal.model.slots import SlotClass
 from tightseal.model.wire_operator import MAX_ACTION_BYTES
 
 NAMES = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True)
@@ -70,6 +77,32 @@ SOURCES = st.sampled_from(Tee).flatmap(
 )
 IDS = st.binary(min_size=16, max_size=16)
 HASHES = st.binary(min_size=32, max_size=32)
+SLOTS = st.builds(
+    SlotParameters,
+    st.integers(1, MAX_COUNTER),
+    slot=st.none() | IDS,
+    factors=st.lists(st.sampled_from(SlotClass), max_size=4).map(tuple),
+    label=st.text("abc 12'", max_size=9),
+    signer=st.booleans(),
+)
+PARTS = st.builds(
+    ProviderParts, st.just("sgx"), HASHES, st.binary(min_size=64, max_size=64)
+)
+HANDOFFS: dict[ActionKind, st.SearchStrategy[Parameters]] = {
+    ActionKind.INVITE_PROVIDER: st.builds(
+        InviteParameters,
+        PARTS,
+        PARTS,
+        st.integers(1, MAX_COUNTER),
+        st.none() | NAMES,
+    ),
+    ActionKind.REVOKE_PROVIDER: st.builds(
+        RevokeParameters,
+        st.integers(1, MAX_COUNTER),
+        st.lists(IDS, max_size=3, unique=True).map(lambda ids: tuple(sorted(ids))),
+        st.none() | IDS,
+    ),
+}
 
 
 def actions() -> st.SearchStrategy[Action]:
@@ -88,8 +121,14 @@ def actions() -> st.SearchStrategy[Action]:
             st.integers(1, MAX_COUNTER),
             st.none() | st.integers(1, 9),
         )
-        parameters = about_keyring if kind in KEYRING_ACTIONS else about_keys
-        if kind is ActionKind.ADOPT:
+        parameters: st.SearchStrategy[Parameters] = about_keys
+        if kind in KEYRING_ACTIONS:
+            parameters = about_keyring
+        elif kind in SLOT_ACTIONS:
+            parameters = SLOTS
+        elif kind in HANDOFFS:
+            parameters = HANDOFFS[kind]
+        elif kind is ActionKind.ADOPT:
             parameters = adopts
         return st.builds(
             Action,

@@ -139,6 +139,7 @@ GIVEN = {
     "policy_root": '""',
     "root": '"platform"',
     "keyring_id": '""',
+    "keyring_anchor": '"any"',
     "simulated_roots": "[]",
     "snp_minimum_tcb": "{ snp = 0 }",
 }

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from tightseal.model.claims import Claims, Tee
 from tightseal.model.keypath import KeyPart, KeyRequest, ProtocolClass
+from tightseal.model.keyuse import KeyUse, Operation
 from tightseal.policy import cedar
 from tightseal.policy.cedar import (
     MAX_CEDAR_CHARS,
@@ -48,6 +49,7 @@ HOLDS = {
     "length": "context.length == 32",
     "part": 'context.part == "private"',
     "create": "context.create == false",
+    "use": 'context.use == "none"',
     "protocol": 'context.protocol == "v1"',
     "event": 'context.events has "compose-hash" && '
     'context.events["compose-hash"] == "c0ffee"',
@@ -71,6 +73,7 @@ OTHERS = {
     "length": {"key": KeyRequest("disk", "", 16)},
     "part": {"key": KeyRequest("disk", part=KeyPart.PUBLIC)},
     "create": {"key": KeyRequest("disk", create=True)},
+    "use": {"key": KeyRequest("disk", use=KeyUse(Operation.SIGN))},
     "protocol": {"protocol": ProtocolClass.LEGACY},
     "event": {"events": None},
     "time": {"now": support.NOW + 1},

@@ -211,6 +211,8 @@ def test_a_case_with_a_log_of_other_evidence_is_refused() -> None:
 
 
 PUBLIC = '\nkey = [{ purpose = "disk", part = "public" }]'
+IMPORT = '\nkey = [{ purpose = "disk", imported = true }]'
+USE = '\nkey = [{ purpose = "disk", use = "agree" }]'
 CREATE = '\nkey = [{ purpose = "disk", create = true }]'
 
 
@@ -221,13 +223,28 @@ CREATE = '\nkey = [{ purpose = "disk", create = true }]'
         ("", f'expect = "key_part_not_allowed"{PUBLIC}'),
         ('source = "wrapped"', CREATE),
         ("", f'expect = "create_not_allowed"{CREATE}'),
+        ('source = "wrapped"\nimports = true', IMPORT),
+        ('source = "wrapped"', f'expect = "import_not_allowed"{IMPORT}'),
+        ('type = "p256"\nuses = ["agree"]', USE),
+        ('type = "p256"\nuses = ["sign"]', f'expect = "use_not_allowed"{USE}'),
         ("usage.windows = [{ from = 2026-10-05T00:00:00Z }]", ASKED),
         (
             "usage.windows = [{ from = 2026-10-05T00:00:01Z }]",
             f'expect = "usage_window_closed"\n{ASKED}',
         ),
     ],
-    ids=["public", "raw", "create", "derived", "window_open", "window_closed"],
+    ids=[
+        "public",
+        "raw",
+        "create",
+        "derived",
+        "import",
+        "no_import",
+        "use",
+        "another_use",
+        "window_open",
+        "window_closed",
+    ],
 )
 def test_cases_of_parts_and_windows(rules: str, more: str) -> None:
     (result,) = run(
@@ -415,3 +432,14 @@ def test_workloads_on_one_side_alone() -> None:
         Difference("default/a", "", "present", "-"),
         Difference("default/b", "", "-", "present"),
     )
+
+
+def test_uses_and_imports_are_compared() -> None:
+    before = document(key='type = "p256"\nuses = ["sign"]')
+    after = document(key='type = "p256"\nuses = ["sign", "agree"]\nsource = "wrapped"')
+    found = differences([parse(before)], [parse(f"{after}\nimports = true")])
+    assert {(d.field, d.before, d.after) for d in found} == {
+        ("key[disk].uses", "sign", "agree, sign"),
+        ("key[disk].source", "derived", "wrapped"),
+        ("key[disk].imports", "false", "true"),
+    }

@@ -25,6 +25,7 @@ from tightseal.model.keypath import (
     KeyType,
     ProtocolClass,
 )
+from tightseal.model.keyuse import KeyUse, Operation
 from tightseal.model.usage import UsageDemand, UsageRule, key_record
 from tightseal.policy.compile import load_policy
 from tightseal.policy.engine import explain
@@ -32,6 +33,7 @@ from tightseal.policy.published import grant_published
 
 PAIRS = [kind for kind in KeyType if kind is not KeyType.RAW]
 PUBLIC = (KeyRequest("disk", part=KeyPart.PUBLIC),)
+SIGNED = (KeyRequest("disk", use=KeyUse(Operation.SIGN)),)
 PAIR = 'type = "ed25519"'
 OPENED = "2026-09-01T00:00:00Z"
 OPENED_AT = 1_788_220_800
@@ -72,6 +74,30 @@ RULES: dict[str, Rule] = {
     ),
     "private_alone": Rule(
         f'{PAIR}\nparts = ["private"]', Code.KEY_PART_NOT_ALLOWED, no=PUBLIC
+    ),
+    "uses_are_none_by_default": Rule(PAIR, Code.USE_NOT_ALLOWED, no=SIGNED),
+    "one_use": Rule(
+        f'{PAIR}\nparts = ["public"]\nuses = ["sign"]',
+        Code.USE_NOT_ALLOWED,
+        yes=SIGNED,
+        no=(KeyRequest("disk", use=KeyUse(Operation.AGREE)),),
+    ),
+    "use_is_no_release": Rule(
+        f'{PAIR}\nparts = ["public"]\nuses = ["sign"]',
+        Code.KEY_PART_NOT_ALLOWED,
+        yes=SIGNED,
+    ),
+    "use_of_the_public_part": Rule(
+        f'{PAIR}\nuses = ["sign"]',
+        Code.USE_NOT_ALLOWED,
+        yes=SIGNED,
+        no=(replace(SIGNED[0], part=KeyPart.PUBLIC),),
+    ),
+    "use_makes_no_derived_key": Rule(
+        f'{PAIR}\nuses = ["sign"]',
+        Code.CREATE_NOT_ALLOWED,
+        yes=SIGNED,
+        no=(replace(SIGNED[0], create=True),),
     ),
     "length_of_a_private_half": Rule(
         PAIR,
@@ -173,6 +199,24 @@ def test_a_grant_demands_what_must_be_counted() -> None:
     grant = asked(document(key=LIMITS), DISK)
     rule = UsageRule(3, 9, first_platform=True, without_anchor=True)
     assert grant.usage == (UsageDemand("disk", RECORD, rule),)
+
+
+def test_every_use_is_counted_and_all_that_leaves_of_a_purpose_once() -> None:
+    rules = f'{LIMITS}\n{PAIR}\nlabels = ["", "a"]\nuses = ["sign"]'
+    document_text = document(key=rules)
+    private, labelled = KeyRequest("disk"), KeyRequest("disk", "a")
+    use = SIGNED[0]
+    for keys, expected in (
+        ((private,), 1),
+        ((private, labelled), 1),
+        ((use,), 1),
+        ((use, use), 2),
+        ((private, use, labelled, use), 3),
+        ((*PUBLIC, use), 1),
+    ):
+        (demand,) = asked(document_text, keys).usage
+        assert demand.times == expected
+    assert asked(document_text, PUBLIC).usage == ()
 
 
 @pytest.mark.parametrize(

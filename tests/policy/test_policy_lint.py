@@ -66,6 +66,8 @@ actions = ["adopt"]
 """
 
 
+KEPT, SIGNS = 'parts = ["public"]', 'type = "p256"\nuses = ["sign"]'
+MIXED = 'type = "p256"\nuses = ["sign", "agree"]'
 CASES: dict[str, tuple[LintId, Case]] = {
     "named_anywhere": (
         LintId.NAMED_ANYWHERE,
@@ -422,6 +424,14 @@ CASES: dict[str, tuple[LintId, Case]] = {
             "workload[0].key[0].labels",
             tdx(key='type = "p256"\npublished = true\nlabels = ["a", "b"]'),
         ),
+    ),
+    "uses_beside_private": (
+        LintId.USES_BESIDE_PRIVATE,
+        Case(tdx(key=SIGNS), "workload[0].key[0].parts", tdx(key=f"{SIGNS}\n{KEPT}")),
+    ),
+    "uses_mixed": (
+        LintId.USES_MIXED,
+        Case(tdx(key=MIXED), "workload[0].key[0].uses", tdx(key=f"{SIGNS}\n{KEPT}")),
     ),
     "role_of_one": (
         LintId.ROLE_OF_ONE,

@@ -21,6 +21,7 @@ from tightseal.model.keypath import (
     ProtocolClass,
     WorkloadBinding,
 )
+from tightseal.model.keyuse import KeyUse, Operation
 from tightseal.model.usage import key_record
 
 TEXTS = st.text(alphabet='ab/,:[]"\\', min_size=1, max_size=4)
@@ -58,6 +59,11 @@ KEYS = st.builds(
     st.sampled_from(KeyPart),
     st.sampled_from(GenerationName) | st.integers(0, 2),
     st.booleans(),
+    st.none()
+    | st.builds(
+        KeyUse, st.sampled_from(Operation), st.binary(max_size=2), st.binary(max_size=2)
+    ),
+    st.none() | st.binary(max_size=2),
 )
 
 

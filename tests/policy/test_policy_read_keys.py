@@ -24,6 +24,48 @@ REFUSED: dict[str, tuple[str, str, str, str]] = {
         "workload[0].key[0].parts",
         "no public part",
     ),
+    "derived_imported": (
+        HEAD + KEY + "imports = true",
+        "policy:8:1",
+        "workload[0].key[0].imports",
+        "only wrapped ones",
+    ),
+    "raw_used": (
+        HEAD + KEY + 'uses = ["sign"]',
+        "policy:8:1",
+        "workload[0].key[0].uses",
+        "raw cannot sign",
+    ),
+    "ed25519_that_agrees": (
+        HEAD + KEY + 'type = "ed25519"\nuses = ["sign", "agree"]',
+        "policy:9:1",
+        "workload[0].key[0].uses",
+        "ed25519 cannot agree, but sign",
+    ),
+    "x25519_that_signs": (
+        HEAD + KEY + 'type = "x25519"\nuses = ["sign"]',
+        "policy:9:1",
+        "workload[0].key[0].uses",
+        "x25519 cannot sign, but agree or unwrap",
+    ),
+    "p256_that_unwraps": (
+        HEAD + KEY + 'type = "p256"\nuses = ["unwrap"]',
+        "policy:9:1",
+        "workload[0].key[0].uses",
+        "p256 cannot unwrap",
+    ),
+    "agree_beside_unwrap": (
+        HEAD + KEY + 'type = "x25519"\nuses = ["unwrap", "agree"]',
+        "policy:9:1",
+        "workload[0].key[0].uses",
+        "agree opens all that unwrap opens",
+    ),
+    "use_unknown": (
+        HEAD + KEY + 'type = "x25519"\nuses = ["decrypt"]',
+        "policy:9:9",
+        "workload[0].key[0].uses[0]",
+        "invalid enum",
+    ),
     "raw_published": (
         HEAD + KEY + "published = true",
         "policy:8:1",

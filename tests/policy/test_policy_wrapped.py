@@ -29,6 +29,7 @@ WRAPPED = 'source = "wrapped"'
 PAIR = f'{WRAPPED}\ntype = "ed25519"'
 MAKE = KeyRequest("disk", create=True)
 OPEN = KeyRequest("disk")
+IMPORT = KeyRequest("disk", create=True, imported=b"c" * 64)
 
 REFUSED = {
     "measured": (HEAD.replace("named", "measured"), "", "source", "only names"),
@@ -69,6 +70,9 @@ def test_a_grant_names_the_record_of_each_label() -> None:
     assert granted(OPEN, WRAPPED) == (WrappedUse(record()),)
     assert granted(MAKE, WRAPPED) == (WrappedUse(record(), create=True),)
     assert granted(KeyRequest("disk", "a"), WRAPPED) == (WrappedUse(record("a")),)
+    assert granted(IMPORT, f"{WRAPPED}\nimports = true") == (
+        WrappedUse(record(), create=True, imported=True),
+    )
     assert granted(OPEN, "") == (None,)
     assert granted(OPEN, 'source = "derived"') == (None,)
     same = key_record(tenant="default", workload="database", purpose="disk")

@@ -71,6 +71,29 @@ def refused(
     return no.value.detail
 
 
+# -- several at once --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("many", [1, 2, 16])
+def test_several_at_once_count_as_one_after_another(many: int) -> None:
+    rule = UsageRule(per_hour=20, total=30)
+    before = times(2, rule)
+    at_once = count(before, rule, platform=HERE, tag=None, now=NOW, times=many)
+    assert at_once == times(many, rule, start=before)
+
+
+@pytest.mark.parametrize("rule", [UsageRule(total=5), UsageRule(per_hour=5)])
+def test_several_at_once_are_refused_where_the_last_one_would_be(
+    rule: UsageRule,
+) -> None:
+    record = times(3, rule)
+    fits = count(record, rule, platform=HERE, tag=None, now=NOW, times=2)
+    assert fits.total == 5
+    with pytest.raises(PolicyError, match="for 3 at once") as no:
+        count(record, rule, platform=HERE, tag=None, now=NOW, times=3)
+    assert no.value.code is Code.USAGE_LIMIT_REACHED
+
+
 # -- total ------------------------------------------------------------------------
 
 

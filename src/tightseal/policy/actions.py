@@ -17,18 +17,24 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tightseal.errors import Code, RequestError
 from tightseal.model.action import (
+    GENERATION_ACTIONS,
     KEYRING_ACTIONS,
+    SLOT_ACTIONS,
     Action,
     ActionKind,
     AdoptParameters,
+    InviteParameters,
     KeyringParameters,
     KeySource,
+    RevokeParameters,
     Signature,
     SignedAction,
+    SlotParameters,
 )
 from tightseal.model.claims import MEASUREMENT_NAMES
 from tightseal.model.keypath import Authority
 from tightseal.model.settings import ALWAYS_BOUND, LAUNCH_MEASUREMENTS
+from tightseal.model.slots import SlotClass
 from tightseal.policy.compiled import Role
 from tightseal.policy.fields import MEASUREMENT_BYTES
 
@@ -131,20 +137,36 @@ def check_form(action: Action) -> None:
     Raises:
         RequestError: ``action_malformed``.
     """
-    parameters = action.parameters
-    adopts = isinstance(parameters, AdoptParameters)
-    changes_keyring = isinstance(parameters, KeyringParameters)
-    fits = adopts == (action.kind is ActionKind.ADOPT) and changes_keyring == (
-        action.kind in KEYRING_ACTIONS
-    )
+    parameters, kind = action.parameters, action.kind
+    forms = {
+        AdoptParameters: kind is ActionKind.ADOPT,
+        KeyringParameters: kind in KEYRING_ACTIONS,
+        SlotParameters: kind in SLOT_ACTIONS,
+        InviteParameters: kind is ActionKind.INVITE_PROVIDER,
+        RevokeParameters: kind is ActionKind.REVOKE_PROVIDER,
+    }
+    fits = all((type(parameters) is form) == due for form, due in forms.items())
     if isinstance(parameters, KeyringParameters):
-        destroys = action.kind is ActionKind.DESTROY_GENERATION
-        fits = fits and destroys == (parameters.generation is not None)
+        named = action.kind in GENERATION_ACTIONS
+        fits = fits and named == (parameters.generation is not None)
+    if isinstance(parameters, SlotParameters):
+        fits = fits and _slot_fits(kind, parameters)
     if not fits:
         detail = f"{action.kind.value} with {type(parameters).__name__}"
         raise _refused(Code.ACTION_MALFORMED, "form", detail)
     if isinstance(parameters, AdoptParameters):
         _check_source(parameters.source)
+
+
+def _slot_fits(kind: ActionKind, parameters: SlotParameters) -> bool:
+    """A new slot has classes, in their one order; what is there has an id."""
+    if kind is not ActionKind.ADD_SLOT:
+        bare = SlotParameters(parameters.counter, parameters.slot)
+        must_name = kind is ActionKind.REMOVE_SLOT
+        return parameters == bare and (parameters.slot is not None or not must_name)
+    factors = parameters.factors
+    ordered = tuple(name for name in SlotClass if name in factors)
+    return parameters.slot is None and bool(factors) and factors == ordered
 
 
 def _check_source(source: KeySource) -> None:
@@ -230,8 +252,11 @@ def _check_role(action: Action, roles: Sequence[Role]) -> list[Role]:
 def _tenants(action: Action) -> set[str]:
     """Whose keys it is about; a change of the keyring is about everybody's."""
     parameters = action.parameters
-    if isinstance(parameters, KeyringParameters):
+    if isinstance(parameters, KeyringParameters | SlotParameters | RevokeParameters):
         return set()
+    if isinstance(parameters, InviteParameters):
+        # A tenant's operators may give their own branch away, and nobody else's.
+        return set() if parameters.tenant is None else {parameters.tenant}
     if isinstance(parameters, AdoptParameters):
         # Else a tenant's operators would help themselves to another tenant's keys.
         return {parameters.tenant, parameters.source.tenant}

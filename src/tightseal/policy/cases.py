@@ -22,6 +22,7 @@ import msgspec
 
 from tightseal.errors import CODES
 from tightseal.model.claims import Claims, PlatformIdentity
+from tightseal.model.importing import IMPORT_COMMITMENT_BYTES
 from tightseal.model.keypath import (
     DEFAULT_KEY_BYTES,
     MAX_KEY_BYTES,
@@ -32,6 +33,7 @@ from tightseal.model.keypath import (
     KeyRequest,
     ProtocolClass,
 )
+from tightseal.model.keyuse import KeyUse, Operation
 from tightseal.policy.circumstances import Circumstances
 from tightseal.policy.compile import Policy
 from tightseal.policy.document import Moment, Printable
@@ -67,6 +69,8 @@ class CaseKey(_Form, frozen=True, kw_only=True):
     )
     part: KeyPart = KeyPart.PRIVATE
     create: bool = False
+    use: Operation | None = None
+    imported: bool = False
 
 
 class Case(_Form, frozen=True, kw_only=True):
@@ -167,10 +171,7 @@ def _run(
 ) -> Result:
     told = judge_as(
         claims,
-        keys=tuple(
-            KeyRequest(k.purpose, k.label, k.length, k.part, create=k.create)
-            for k in case.key
-        ),
+        keys=tuple(_request(key) for key in case.key),
         policy=policy,
         elsewhere=case.provider == "elsewhere",
         protocol=case.protocol,
@@ -184,6 +185,19 @@ def _run(
         passed = passed and case.image in {None, told.image}
         got += f" as {told.workload}, image {told.image}"
     return Result(case, place, passed, got, told)
+
+
+def _request(key: CaseKey) -> KeyRequest:
+    """The request of a case; what is used or imported is no matter of policy."""
+    return KeyRequest(
+        key.purpose,
+        key.label,
+        key.length,
+        key.part,
+        create=key.create or key.imported,
+        use=None if key.use is None else KeyUse(key.use),
+        imported=bytes(IMPORT_COMMITMENT_BYTES) if key.imported else None,
+    )
 
 
 def judge_as(

@@ -43,6 +43,9 @@ _TOKEN: Final = re.compile(
 _CLOSING: Final = {")": "(", "]": "[", "}": "{"}
 
 _ACTION: Final = {"type": "Action", "id": "release"}
+NO_USE: Final = "none"
+"""What ``use`` says where a key is to be released."""
+
 _PLATFORM_IDS: Final = ("ppid", "piid", "fmspc", "chip_id")
 _SNP_PARTS: Final = ("bootloader", "tee", "snp", "microcode", "fmc")
 
@@ -198,6 +201,7 @@ def _context(
         "length": key.length,
         "part": key.part.value,
         "create": key.create,
+        "use": NO_USE if key.use is None else key.use.operation.value,
     }
     if claims.tcb is not None:
         found["tcb"] = {
@@ -236,6 +240,7 @@ def _schema() -> str:
         "length": "Long",
         "part": "String",
         "create": "Bool",
+        "use": "String",
         "image": "String",
         "protocol": "String",
         "now": "Long",

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from tightseal.model.claims import MEASUREMENT_NAMES, Tee, Vendor
+from tightseal.model.claims import MEASUREMENT_NAMES, Tee
 from tightseal.model.keypath import IdentityKind
 from tightseal.model.settings import (
     LAUNCH_MEASUREMENTS,
@@ -16,22 +16,25 @@ from tightseal.model.settings import (
 from tightseal.policy.cedar import CedarRule, compile_cedar
 from tightseal.policy.compile_images import ImageMaker
 from tightseal.policy.compile_keys import compile_key
+from tightseal.policy.compile_providers import compile_provider
 from tightseal.policy.compile_roles import compile_role
 from tightseal.policy.compile_tcb import compile_tcb
+from tightseal.policy.compile_world import one_verifier, trust_domain_of
 from tightseal.policy.compiled import (
     ID_BYTES,
     Image,
     KeyRule,
     Machine,
     Policy,
+    ProviderRule,
     Role,
     TcbRule,
     Workload,
 )
 from tightseal.policy.document import (
-    Choice,
     KeyRules,
     PlatformId,
+    ProviderRules,
     RoleRules,
     TcbRules,
     WorkloadRules,
@@ -59,7 +62,8 @@ MAX_WORKLOADS: Final = 200_000
 MAX_DOCUMENTS: Final = 4096
 
 MAX_POLICY_ROLES: Final = 4096
-"""Most documents and roles, likewise."""
+MAX_POLICY_PROVIDERS: Final = 4096
+"""Most documents, roles and providers, likewise."""
 
 _INTEL_IDS: Final = ("ppid", "piid", "fmspc")
 
@@ -96,11 +100,15 @@ def compile_policy(documents: Sequence[Parsed]) -> Policy:
             nowhere.refuse((), f"more than {MAX_WORKLOADS} workloads")
         if len(parsed.document.role) > MAX_POLICY_ROLES - len(maker.roles):
             nowhere.refuse((), f"more than {MAX_POLICY_ROLES} roles")
+        if len(parsed.document.provider) + len(maker.providers) > MAX_POLICY_PROVIDERS:
+            nowhere.refuse((), f"more than {MAX_POLICY_PROVIDERS} providers")
         try:
             for i, rules in enumerate(parsed.document.workload):
                 maker.add(rules, ("workload", i))
             for i, role in enumerate(parsed.document.role):
                 maker.add_role(role, ("role", i))
+            for i, provider in enumerate(parsed.document.provider):
+                maker.add_provider(provider, ("provider", i))
         except FieldFault as e:
             parsed.source.refuse(e.path, e.message)
     return maker.policy()
@@ -118,6 +126,7 @@ class _Maker:
         self.workloads: list[Workload] = []
         self.images: list[Image] = []
         self.roles: dict[tuple[str, str], Role] = {}
+        self.providers: dict[str, ProviderRule] = {}
         self._tcb: dict[tuple[TcbRules, Tee], TcbRule] = {}
         self._keys: dict[tuple[KeyRules, IdentityKind], KeyRule] = {}
         self._make_image = ImageMaker()
@@ -130,6 +139,7 @@ class _Maker:
             workloads=tuple(self.workloads),
             index=ImageIndex(self.images),
             roles=tuple(self.roles[named] for named in sorted(self.roles)),
+            providers=tuple(self.providers[name] for name in sorted(self.providers)),
         )
 
     def add_role(self, rules: RoleRules, path: Path) -> None:
@@ -139,6 +149,11 @@ class _Maker:
         if named in self.roles:
             raise FieldFault((*path, "name"), f"{role} stands twice")
         self.roles[named] = role
+
+    def add_provider(self, rules: ProviderRules, path: Path) -> None:
+        if rules.name in self.providers:
+            raise FieldFault((*path, "name"), f"{rules.name} stands twice")
+        self.providers[rules.name] = compile_provider(rules, path)
 
     def add(self, rules: WorkloadRules, path: Path) -> None:
         named = (rules.tenant, rules.name)
@@ -150,9 +165,9 @@ class _Maker:
             name=rules.name,
             identity=rules.identity,
             tee=rules.tee,
-            trust_domain=_trust_domain(rules, path),
+            trust_domain=trust_domain_of(rules.trust_domain, rules.tee, path),
             platform=_platform(rules, path),
-            one_verifier=_one_verifier(rules),
+            one_verifier=one_verifier(rules.single_verifier, rules.tee),
             binds=_binds(rules, path),
             tcb=self._tcb_rule(rules, path),
             keys=self._key_rules(rules, path),
@@ -190,21 +205,6 @@ class _Maker:
                 self._keys[known] = compile_key(key, rules.identity, at)
             made[key.purpose] = self._keys[known]
         return tuple(made[purpose] for purpose in sorted(made))
-
-
-def _trust_domain(rules: WorkloadRules, path: Path) -> str:
-    vendor = Vendor.AMD if rules.tee is Tee.SNP else Vendor.INTEL
-    other = Vendor.INTEL if rules.tee is Tee.SNP else Vendor.AMD
-    if rules.trust_domain == other.value:
-        message = f"{rules.tee.value} evidence never chains to {other.value}"
-        raise FieldFault((*path, "trust_domain"), message)
-    return rules.trust_domain or vendor.value
-
-
-def _one_verifier(rules: WorkloadRules) -> bool:
-    if rules.single_verifier is None:
-        return rules.tee is Tee.SNP
-    return rules.single_verifier is Choice.ACCEPT
 
 
 def _platform(rules: WorkloadRules, path: Path) -> PlatformRule | tuple[Machine, ...]:

@@ -10,6 +10,7 @@ from tightseal.model.keypath import (
     KeyType,
     ProtocolClass,
 )
+from tightseal.model.keyuse import Operation
 from tightseal.model.usage import UsageRule
 from tightseal.policy.compile_dates import seconds
 from tightseal.policy.compiled import KeyRule, Window
@@ -41,10 +42,14 @@ def compile_key(rules: KeyRules, identity: IdentityKind, path: Path) -> KeyRule:
     if rules.type is not KeyType.RAW:
         _check_pair(rules, path)
     _check_public(rules, identity, path)
+    _check_uses(rules, path)
     if rules.adopted and identity is not IdentityKind.NAMED:
         message = "a measured key belongs to its measurements; only names adopt"
         raise FieldFault((*path, "adopted"), message)
     wrapped = rules.source is Source.WRAPPED
+    if rules.imports and not wrapped:
+        message = "a derived key comes from the root; only wrapped ones are imported"
+        raise FieldFault((*path, "imports"), message)
     if wrapped:
         _check_wrapped(rules, identity, path)
     labels: list[tuple[str, str | None]] = []
@@ -63,9 +68,11 @@ def compile_key(rules: KeyRules, identity: IdentityKind, path: Path) -> KeyRule:
         protocols=frozenset(rules.protocols),
         labels=tuple(labels),
         parts=parts,
+        uses=frozenset(rules.uses),
         published=rules.published,
         adopted=rules.adopted,
         wrapped=wrapped,
+        imports=rules.imports,
         reach=Reach.CURRENT if wrapped else rules.generations,
         usage=usage,
         windows=windows,
@@ -109,6 +116,19 @@ def _check_public(rules: KeyRules, identity: IdentityKind, path: Path) -> None:
         raise FieldFault(at, message)
     if KeyPart.PUBLIC not in rules.parts:
         raise FieldFault(at, "parts leaves the public part out")
+
+
+def _check_uses(rules: KeyRules, path: Path) -> None:
+    at = (*path, "uses")
+    for use in rules.uses:
+        if use not in rules.type.operations:
+            can = " or ".join(sorted(rules.type.operations)) or "nothing"
+            message = f"{rules.type.value} cannot {use.value}, but {can}"
+            raise FieldFault(at, message)
+    if {Operation.AGREE, Operation.UNWRAP} <= set(rules.uses):
+        # Whoever may agree with any public key opens any envelope, whatever its label.
+        message = "agree opens all that unwrap opens, and more: give each its own key"
+        raise FieldFault(at, message)
 
 
 def _usage(

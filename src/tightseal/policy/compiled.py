@@ -12,6 +12,7 @@ from typing import Final
 from tightseal.model.action import ActionKind
 from tightseal.model.claims import TcbStatus, Tee
 from tightseal.model.keypath import IdentityKind, Kdf, KeyPart, KeyType, ProtocolClass
+from tightseal.model.keyuse import Operation
 from tightseal.model.settings import PlatformRule
 from tightseal.model.usage import UsageRule
 from tightseal.policy.cedar import CedarRule
@@ -27,6 +28,7 @@ __all__ = [
     "LoggedEvent",
     "Machine",
     "Policy",
+    "ProviderRule",
     "Role",
     "TcbRule",
     "Window",
@@ -91,9 +93,11 @@ class KeyRule:
         labels: prefix and suffix of a pattern, or the whole label and ``None``;
             ``None`` for any label.
         parts: what may leave; never the public part of a raw key, which has none.
+        uses: what may be done with the private part without its leaving.
         published: whether anybody may have public parts, without evidence.
         adopted: whether the key is another path's, put under this name by an action.
         wrapped: whether the key is random and kept, in place of derived.
+        imports: whether it may be one that the workload brings, in place of random.
         reach: how far back in the versions of the root.
         usage: what is counted; ``None`` where nothing is.
         windows: when private parts may leave; always, where there are none.
@@ -106,9 +110,11 @@ class KeyRule:
     protocols: frozenset[ProtocolClass]
     labels: tuple[tuple[str, str | None], ...] | None
     parts: frozenset[KeyPart]
+    uses: frozenset[Operation] = frozenset()
     published: bool = False
     adopted: bool = False
     wrapped: bool = False
+    imports: bool = False
     reach: Reach = Reach.ANY
     usage: UsageRule | None = None
     windows: tuple[Window, ...] = ()
@@ -247,6 +253,27 @@ class Role:
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderRule:
+    """Another provider that may be handed the keyring, once it is invited.
+
+    Attributes:
+        name: once a policy.
+        tee: kind of TEE.
+        measurements: any of these.
+        trust_domain: that its evidence must chain to.
+        one_verifier: whether one verifier's word is enough.
+        tcb: the state of its platform that is good enough.
+    """
+
+    name: str
+    tee: Tee
+    measurements: frozenset[bytes]
+    trust_domain: str
+    one_verifier: bool
+    tcb: TcbRule
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """Workloads, images and roles. Made by ``load_policy`` or ``builtin_policy``.
 
@@ -254,12 +281,14 @@ class Policy:
         workloads: in the order of tenant and name.
         index: every image, found by measurements.
         roles: in the order of tenant and name.
+        providers: that may be handed the keyring, in the order of names.
         everyone: the image of each TEE that all evidence fits; the built-in policy's.
     """
 
     workloads: tuple[Workload, ...]
     index: ImageIndex[Image]
     roles: tuple[Role, ...] = ()
+    providers: tuple[ProviderRule, ...] = ()
     everyone: Mapping[Tee, Image] = field(default_factory=dict)
 
     def named(self, tenant: str, name: str) -> Workload | None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from tightseal.policy.compile import compile_policy
-from tightseal.policy.document import RoleRules, WorkloadRules
+from tightseal.policy.document import ProviderRules, RoleRules, WorkloadRules
 from tightseal.policy.read import Parsed
 
 __all__ = ["ABSENT", "Difference", "differences", "plain", "role_name"]
@@ -24,10 +24,11 @@ _LISTED: Final = {"image": "label", "key": "purpose"}
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One field of one workload or role.
+    """One field of one workload, role or provider.
 
     Attributes:
-        workload: ``tenant/name``; of a role ``role name``, with its tenant before it.
+        workload: ``tenant/name``; of a role ``role name``, with its tenant before it;
+            of a provider ``provider name``.
         field: such as ``image[2026-10].measurements.rtmr2``; empty where the whole
             workload stands on one side alone.
         before: what the first policy says, ``ABSENT`` where nothing.
@@ -53,8 +54,8 @@ def differences(
     return tuple(_differences(_by_name(before), _by_name(after)))
 
 
-def plain(rules: WorkloadRules | RoleRules) -> dict[str, Any]:
-    """A workload or role with every default spelled out, as JSON has it."""
+def plain(rules: WorkloadRules | RoleRules | ProviderRules) -> dict[str, Any]:
+    """A workload, role or provider with every default spelled out, as JSON has it."""
     found: dict[str, Any] = _utc(msgspec.to_builtins(rules, builtin_types=(datetime,)))
     return found
 
@@ -77,6 +78,8 @@ def _by_name(documents: Iterable[Parsed]) -> dict[str, dict[str, str]]:
             found[f"{rules.tenant}/{rules.name}"] = dict(_flat("", plain(rules)))
         for role in parsed.document.role:
             found[role_name(role)] = dict(_flat("", plain(role)))
+        for provider in parsed.document.provider:
+            found[f"provider {provider.name}"] = dict(_flat("", plain(provider)))
     return found
 
 

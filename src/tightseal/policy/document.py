@@ -26,6 +26,7 @@ from tightseal.model.keypath import (
     KeyType,
     ProtocolClass,
 )
+from tightseal.model.keyuse import Operation
 from tightseal.model.settings import Name, PlatformRule, SnpMinimum
 from tightseal.model.usage import MAX_PER_HOUR, MAX_TOTAL
 
@@ -38,6 +39,7 @@ __all__ = [
     "KeyRules",
     "LoggedRules",
     "PlatformId",
+    "ProviderRules",
     "Reach",
     "RoleRules",
     "SelectorRules",
@@ -64,6 +66,8 @@ MAX_LOGGED: Final = 16
 MAX_WINDOWS: Final = 64
 MAX_ROLES: Final = 256
 MAX_ROLE_KEYS: Final = 32
+MAX_PROVIDERS: Final = 256
+MAX_PROVIDER_MEASUREMENTS: Final = 64
 MAX_CEDAR_CHARS: Final = 65_536
 """Bounds on lists of one document, workload, image, key, selector and rule."""
 
@@ -88,6 +92,10 @@ LabelPattern: TypeAlias = Annotated[
 
 Advisory: TypeAlias = Annotated[
     str, msgspec.Meta(max_length=64, pattern=r"^INTEL-(SA|DOC)-[0-9]{1,8}\Z")
+]
+TrustDomainText: TypeAlias = Annotated[
+    str,
+    msgspec.Meta(max_length=106, pattern=r"^(intel|amd|simulated:[0-9a-f]{96})\Z"),
 ]
 Moment: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
 """RFC 3339 with ``Z`` or an offset; whole seconds."""
@@ -231,6 +239,9 @@ class KeyRules(_Rules, frozen=True, kw_only=True):
         protocols: the ways in by which it may leave; not ``legacy`` unless said.
         labels: patterns of allowed sub-keys; the empty one is the purpose's own key.
         parts: what of a pair may leave to the workload.
+        uses: what the provider may do for the workload with the private half in place
+            of releasing it; nothing unless said. With ``parts = ["public"]`` the key
+            never leaves.
         published: whether anybody may ask for public halves, without evidence; named
             workloads only.
         adopted: the key is a measured one that a signed action put under this name;
@@ -238,6 +249,8 @@ class KeyRules(_Rules, frozen=True, kw_only=True):
         source: ``derived`` from the root, or ``wrapped``: random, made at the explicit
             ``create`` of a workload and kept in the state store under the current
             version of the root; named workloads only.
+        imports: whether ``create`` may hand over an existing key to be kept; wrapped
+            purposes only.
         generations: how far back in the versions of the root requests may reach:
             ``current`` alone, the ``previous`` one too, or ``any`` that still opens.
         usage: how often, when and where.
@@ -259,9 +272,11 @@ class KeyRules(_Rules, frozen=True, kw_only=True):
         KeyPart.PRIVATE,
         KeyPart.PUBLIC,
     )
+    uses: Annotated[tuple[Operation, ...], msgspec.Meta(max_length=len(Operation))] = ()
     published: bool = False
     adopted: bool = False
     source: Source = Source.DERIVED
+    imports: bool = False
     generations: Reach = Reach.ANY
     usage: UsageRules | None = None
 
@@ -352,15 +367,7 @@ class WorkloadRules(_Rules, frozen=True, kw_only=True):
     name: Name
     identity: IdentityKind
     tee: Tee
-    trust_domain: (
-        Annotated[
-            str,
-            msgspec.Meta(
-                max_length=106, pattern=r"^(intel|amd|simulated:[0-9a-f]{96})\Z"
-            ),
-        ]
-        | None
-    ) = None
+    trust_domain: TrustDomainText | None = None
     platform: (
         PlatformRule
         | Annotated[
@@ -402,6 +409,31 @@ class RoleRules(_Rules, frozen=True, kw_only=True):
     ]
 
 
+class ProviderRules(_Rules, frozen=True, kw_only=True):
+    """Another provider that may be handed the keyring, once it is invited.
+
+    Attributes:
+        name: for people; once a policy.
+        tee: ``sgx`` or ``snp``: a TD's own measurement leaves its software out.
+        measurements: MRENCLAVEs or SNP measurements; any of them.
+        trust_domain: as of a workload.
+        single_verifier: as of a workload.
+        tcb: the state of its platform that is good enough.
+    """
+
+    name: Name
+    tee: Tee
+    # A union with one value alone ends processes: msgspec 0.22 frees a second one of
+    # that form twice when the interpreter ends.
+    measurements: Annotated[
+        tuple[Hex, ...],
+        msgspec.Meta(min_length=1, max_length=MAX_PROVIDER_MEASUREMENTS),
+    ]
+    trust_domain: TrustDomainText | None = None
+    single_verifier: Choice | None = None
+    tcb: TcbRules = TcbRules()
+
+
 class Document(_Rules, frozen=True, kw_only=True):
     """A whole document.
 
@@ -409,6 +441,7 @@ class Document(_Rules, frozen=True, kw_only=True):
         version: of the form; 1.
         workload: the workloads, in any order.
         role: who may ask a running provider for operator actions.
+        provider: other providers that may be handed the keyring.
     """
 
     version: Literal[1]
@@ -416,3 +449,6 @@ class Document(_Rules, frozen=True, kw_only=True):
         tuple[WorkloadRules, ...], msgspec.Meta(max_length=MAX_DOCUMENT_WORKLOADS)
     ] = ()
     role: Annotated[tuple[RoleRules, ...], msgspec.Meta(max_length=MAX_ROLES)] = ()
+    provider: Annotated[
+        tuple[ProviderRules, ...], msgspec.Meta(max_length=MAX_PROVIDERS)
+    ] = ()

@@ -31,6 +31,7 @@ from tightseal.policy.rules import (
     in_dates,
     judge_identity,
     judge_image,
+    judge_kept_from_host,
     judge_place,
     judge_snp_tcb,
     judge_tcb,
@@ -178,20 +179,7 @@ def _judge(
     trace: Trace,
 ) -> Image | None:
     claims = presented.claims
-    trace.judge(
-        Code.DEBUG_ENABLED,
-        "debug",
-        "false",
-        "true" if claims.debug else "false",
-        holds=not claims.debug,
-    )
-    trace.judge(
-        Code.SNP_MIGRATABLE,
-        "migration agent",
-        "false",
-        "true" if claims.migratable else "false",
-        holds=not claims.migratable,
-    )
+    judge_kept_from_host(claims, trace)
     _judge_world(claims, circumstances, trace)
     images = _choose(presented, policy, circumstances, now, trace)
     if not images:

@@ -19,6 +19,7 @@ __all__ = [
     "MINIMUM_FIELDS",
     "NUMBER_FIELDS",
     "OWNER_BOUND",
+    "PROVIDER_MEASUREMENT",
     "ZERO_IS_A_VALUE",
     "all_names",
     "event_field",
@@ -95,6 +96,11 @@ OWNER_BOUND: Final[Mapping[Tee, tuple[str, ...]]] = MappingProxyType(
     }
 )
 """Fields through which whoever starts a workload binds it to an owner."""
+
+PROVIDER_MEASUREMENT: Final[Mapping[Tee, str]] = MappingProxyType(
+    {Tee.SGX: "mrenclave", Tee.SNP: "snp_measurement"}
+)
+"""What names a provider. A TD is not here: a host boots what it likes over its MRTD."""
 
 CODE: Final[Mapping[Tee, tuple[tuple[str, ...], ...]]] = MappingProxyType(
     {

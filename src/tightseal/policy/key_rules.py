@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from tightseal.errors import Code
 from tightseal.model.generation import GenerationName, Generations
 from tightseal.model.grant import WrappedUse
 from tightseal.model.keypath import IdentityKind, KeyPart, KeyRequest
+from tightseal.model.keyuse import KeyUse
 from tightseal.model.usage import (
     UsageDemand,
     UsageRule,
@@ -29,7 +32,7 @@ def judge_key(
     now: int,
     trace: Trace,
 ) -> None:
-    """Purpose, protocol, length, part, label and windows of one key request."""
+    """Purpose, protocol, length, part or use, label and windows of one key request."""
     rule = workload.key_rule(key.purpose)
     trace.judge(
         Code.PURPOSE_NOT_ALLOWED,
@@ -87,6 +90,14 @@ def _judge_create(key: KeyRequest, rule: KeyRule, trace: Trace) -> None:
         f"the {key.part.value} part of a {kind} key",
         holds=rule.wrapped and key.part is KeyPart.PRIVATE,
     )
+    if key.imported is not None:
+        trace.judge(
+            Code.IMPORT_NOT_ALLOWED,
+            f"import of {key.purpose}",
+            "a purpose that imports",
+            "one that does" if rule.imports else "one that does not",
+            holds=rule.imports,
+        )
 
 
 def _judge_generation(
@@ -132,19 +143,33 @@ def _judge_form(key: KeyRequest, rule: KeyRule, trace: Trace) -> None:
         str(key.length),
         holds=rule.length in {None, key.length},
     )
-    trace.judge(
-        Code.KEY_PART_NOT_ALLOWED,
-        f"part of {key.purpose}",
-        f"{' or '.join(sorted(rule.parts))} ({rule.key_type.value})",
-        key.part.value,
-        holds=key.part in rule.parts,
-    )
+    if key.use is None:
+        trace.judge(
+            Code.KEY_PART_NOT_ALLOWED,
+            f"part of {key.purpose}",
+            f"{' or '.join(sorted(rule.parts))} ({rule.key_type.value})",
+            key.part.value,
+            holds=key.part in rule.parts,
+        )
+    else:
+        _judge_use(key, key.use, rule, trace)
     trace.judge(
         Code.KEY_LABEL_NOT_ALLOWED,
         f"label of {key.purpose}",
         "any" if rule.labels is None else _patterns(rule.labels),
         repr(key.label),
         holds=rule.allows_label(key.label),
+    )
+
+
+def _judge_use(key: KeyRequest, use: KeyUse, rule: KeyRule, trace: Trace) -> None:
+    """The private part stays: what may be done with it stands for what may leave."""
+    trace.judge(
+        Code.USE_NOT_ALLOWED,
+        f"use of {key.purpose}",
+        f"{' or '.join(sorted(rule.uses)) or 'none'} ({rule.key_type.value})",
+        f"{use.operation.value} with the {key.part.value} part",
+        holds=use.operation in rule.uses and key.part is KeyPart.PRIVATE,
     )
 
 
@@ -228,13 +253,19 @@ def judge_cedar(
 def demands(
     workload: Workload, keys: tuple[KeyRequest, ...]
 ) -> tuple[UsageDemand, ...]:
-    """What must be counted before these keys leave; public parts count for nothing."""
-    purposes = {key.purpose for key in keys if key.part is KeyPart.PRIVATE}
-    return tuple(
-        UsageDemand(rule.purpose, record_of(workload, rule), rule.usage)
-        for rule in workload.keys
-        if rule.usage is not None and rule.purpose in purposes
-    )
+    """What must be counted before these keys leave; public parts count for nothing.
+
+    All that leaves of one purpose counts as one release, and every use as one more.
+    """
+    releases = {k.purpose for k in keys if k.part is KeyPart.PRIVATE and k.use is None}
+    uses = Counter(k.purpose for k in keys if k.use is not None)
+    found = []
+    for rule in workload.keys:
+        times = (rule.purpose in releases) + uses[rule.purpose]
+        if rule.usage is not None and times:
+            record = record_of(workload, rule)
+            found.append(UsageDemand(rule.purpose, record, rule.usage, times))
+    return tuple(found)
 
 
 def record_of(workload: Workload, rule: KeyRule) -> str:
@@ -256,4 +287,5 @@ def wrapped_use(
         purpose=rule.purpose,
         label=key.label,
     )
-    return WrappedUse(record, create=key.create)
+    imported = key.imported is not None
+    return WrappedUse(record, create=key.create, imported=imported)

@@ -6,18 +6,20 @@ Every finding has a stable id. A *danger* fails the check; *advice* does not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from tightseal.model.claims import TcbStatus, Tee
 from tightseal.model.keypath import IdentityKind, ProtocolClass
 from tightseal.model.settings import PlatformRule
-from tightseal.policy.compile import Policy, compile_policy
+from tightseal.policy.compile import compile_policy
+from tightseal.policy.compiled import Image
 from tightseal.policy.document import (
     Choice,
     Document,
     ImageRules,
+    ProviderRules,
     TcbRules,
     WorkloadRules,
 )
@@ -36,7 +38,7 @@ from tightseal.policy.selection import (
     exact_values,
 )
 
-__all__ = ["LINTS", "Finding", "LintId", "Severity", "lint"]
+__all__ = ["LINTS", "Finding", "LintId", "Severity", "lint", "tenants_overlap"]
 
 MAX_FINDINGS: Final = 1000
 """Most findings of one run."""
@@ -80,16 +82,27 @@ def lint(documents: Sequence[Parsed], *, now: int) -> tuple[Finding, ...]:
     """
     policy = compile_policy(documents)
     found: list[Finding] = []
-    places: dict[str, tuple[Text, Path]] = {}
     for parsed in documents:
-        for i, rules in enumerate(parsed.document.workload):
-            places[f"{rules.tenant}/{rules.name}"] = (parsed.source, ("workload", i))
         for lint_id, at, message in _document(parsed.document, now):
             if len(found) >= MAX_FINDINGS:
                 return tuple(found)
             found.append(_finding(parsed.source, at, lint_id, message))
-    found += _overlaps(policy, places, room=MAX_FINDINGS - len(found))
-    return tuple(found)
+    pairs = overlaps(policy.index, limit=MAX_FINDINGS - len(found))
+    return (*found, *_overlaps(documents, pairs))
+
+
+def tenants_overlap(documents: Sequence[Parsed]) -> tuple[Finding, ...]:
+    """Workloads of different tenants that one piece of evidence could fit both.
+
+    Each of them gets nothing then, whoever of the two was there first. At most
+    ``MAX_FINDINGS``; part of what :func:`lint` finds.
+
+    Raises:
+        SettingsError: ``policy_invalid``, as :func:`lint`.
+    """
+    index = compile_policy(documents).index
+    pairs = overlaps(index, limit=MAX_FINDINGS, across_tenants=True)
+    return _overlaps(documents, pairs)
 
 
 _Found = Iterator[tuple[LintId, Path, str]]
@@ -108,14 +121,21 @@ def _finding(source: Text, path: Path, lint_id: LintId, message: str) -> Finding
 
 
 def _overlaps(
-    policy: Policy, places: Mapping[str, tuple[Text, Path]], *, room: int
-) -> list[Finding]:
-    found: list[Finding] = []
-    for one, other in overlaps(policy.index, limit=room):
+    documents: Sequence[Parsed], pairs: Iterable[tuple[Image, Image]]
+) -> tuple[Finding, ...]:
+    places: dict[str, tuple[Text, Path]] = {
+        f"{rules.tenant}/{rules.name}": (parsed.source, ("workload", i))
+        for parsed in documents
+        for i, rules in enumerate(parsed.document.workload)
+    }
+    found = []
+    for one, other in pairs:
         source, path = places[str(other.workload)]
         message = f"{one} and {other} can fit the same evidence"
+        if one.workload.tenant != other.workload.tenant:
+            message += ", and are of different tenants"
         found.append(_finding(source, path, LintId.WORKLOADS_OVERLAP, message))
-    return found
+    return tuple(found)
 
 
 def _document(document: Document, now: int) -> _Found:
@@ -126,6 +146,18 @@ def _document(document: Document, now: int) -> _Found:
         if role.threshold == 1:
             message = f"one key alone acts as {role.name}"
             yield LintId.ROLE_OF_ONE, ("role", i, "threshold"), message
+    for i, provider in enumerate(document.provider):
+        for lint_id, at, message in _provider(provider, now):
+            yield lint_id, ("provider", i, *at), message
+
+
+def _provider(rules: ProviderRules, now: int) -> _Found:
+    if rules.single_verifier is Choice.ACCEPT and rules.tee is not Tee.SNP:
+        message = "one verifier's word is enough for Intel evidence"
+        yield LintId.ONE_VERIFIER, ("single_verifier",), message
+    if (rules.trust_domain or "").startswith("simulated:"):
+        yield LintId.SIMULATED, ("trust_domain",), "a keyring for a simulated world"
+    yield from _tcb(rules.tcb, now)
 
 
 def _workload(rules: WorkloadRules, now: int) -> _Found:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tightseal.model.keypath import ProtocolClass
+from tightseal.model.keypath import KeyPart, ProtocolClass
 from tightseal.policy.document import Choice, KeyRules, UsageRules
 from tightseal.policy.lints import LintId
 from tightseal.policy.locate import Path
@@ -19,6 +19,7 @@ def lint_key(key: KeyRules, now: int) -> Iterator[tuple[LintId, Path, str]]:
     if key.published and any("*" in label for label in key.labels):
         message = f"every label of {key.purpose} that a pattern fits is published"
         yield LintId.PUBLISHED_LABELS, ("labels",), message
+    yield from _uses(key)
     usage = key.usage
     if usage is None:
         return
@@ -40,6 +41,16 @@ def lint_key(key: KeyRules, now: int) -> Iterator[tuple[LintId, Path, str]]:
     if ProtocolClass.LEGACY in key.protocols:
         message = f"releases of {key.purpose} over the legacy protocol are counted"
         yield LintId.USAGE_LEGACY, ("protocols",), message
+
+
+def _uses(key: KeyRules) -> Iterator[tuple[LintId, Path, str]]:
+    if key.uses and KeyPart.PRIVATE in key.parts:
+        message = f"the private part of {key.purpose} may leave all the same"
+        yield LintId.USES_BESIDE_PRIVATE, ("parts",), message
+    if len(set(key.uses)) > 1:
+        uses = " and ".join(sorted(set(key.uses)))
+        message = f"one pair of {key.purpose} is there to {uses}"
+        yield LintId.USES_MIXED, ("uses",), message
 
 
 def _counts(usage: UsageRules) -> bool:

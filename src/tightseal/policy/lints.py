@@ -46,6 +46,8 @@ class LintId(StrEnum):
     USAGE_LEGACY = "usage-legacy"
     WINDOW_ENDED = "window-ended"
     PUBLISHED_LABELS = "published-labels"
+    USES_BESIDE_PRIVATE = "uses-beside-private"
+    USES_MIXED = "uses-mixed"
     ROLE_OF_ONE = "role-of-one"
 
 
@@ -143,6 +145,12 @@ LINTS: Final[Mapping[LintId, Lint]] = MappingProxyType(
         LintId.WINDOW_ENDED: Lint(_A, "remove the window, or move its until"),
         LintId.PUBLISHED_LABELS: Lint(
             _A, "anybody may ask for any of these labels: name the labels in use"
+        ),
+        LintId.USES_BESIDE_PRIVATE: Lint(
+            _A, 'to keep the key in the provider, say parts = ["public"]'
+        ),
+        LintId.USES_MIXED: Lint(
+            _A, "a pair should serve one use: give each a purpose of its own"
         ),
         LintId.ROLE_OF_ONE: Lint(
             _A, "whoever gets hold of one key can act alone: raise the threshold"

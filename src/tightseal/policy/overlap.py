@@ -18,12 +18,15 @@ from tightseal.policy.selection import overlap
 __all__ = ["overlaps"]
 
 
-def overlaps(index: ImageIndex[Image], *, limit: int) -> list[tuple[Image, Image]]:
+def overlaps(
+    index: ImageIndex[Image], *, limit: int, across_tenants: bool = False
+) -> list[tuple[Image, Image]]:
     """Pairs of images of different workloads that can fit the same evidence.
 
     Args:
         index: the images of a policy.
         limit: most pairs that are returned; one for each two workloads.
+        across_tenants: only pairs of workloads of different tenants.
     """
     found: list[tuple[Image, Image]] = []
     seen: set[tuple[str, str]] = set()
@@ -31,6 +34,8 @@ def overlaps(index: ImageIndex[Image], *, limit: int) -> list[tuple[Image, Image
         if len(found) >= limit:
             break
         names = (str(one.workload), str(other.workload))
+        if across_tenants and one.workload.tenant == other.workload.tenant:
+            continue
         if names in seen or not _fit_both(one, other):
             continue
         seen.add(names)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 from tightseal.errors import Code
 from tightseal.model.claims import Claims, PlatformIdentity, Tcb, Tee
@@ -16,16 +16,44 @@ from tightseal.policy.presented import Presented
 from tightseal.policy.trace import Trace
 
 __all__ = [
+    "Judged",
     "in_dates",
     "judge_identity",
     "judge_image",
+    "judge_kept_from_host",
     "judge_place",
     "judge_snp_tcb",
     "judge_tcb",
     "judge_verifiers",
+    "judge_world",
     "of_world",
     "on_platform",
 ]
+
+
+class Judged(Protocol):
+    """What workloads and providers have in common: where they may run."""
+
+    @property
+    def tee(self) -> Tee:
+        """Kind of TEE."""
+        ...
+
+    @property
+    def trust_domain(self) -> str | None:
+        """That evidence must chain to; ``None`` for any."""
+        ...
+
+    @property
+    def one_verifier(self) -> bool:
+        """Whether one verifier's word is enough."""
+        ...
+
+    @property
+    def tcb(self) -> TcbRule:
+        """The state of the platform that is good enough."""
+        ...
+
 
 _OPTIONS: Final = {
     "dynamic_platform": "dynamic_platform",
@@ -102,6 +130,24 @@ def judge_image(
         )
 
 
+def judge_kept_from_host(claims: Claims, trace: Trace) -> None:
+    """That the host can neither read it nor move it."""
+    trace.judge(
+        Code.DEBUG_ENABLED,
+        "debug",
+        "false",
+        "true" if claims.debug else "false",
+        holds=not claims.debug,
+    )
+    trace.judge(
+        Code.SNP_MIGRATABLE,
+        "migration agent",
+        "false",
+        "true" if claims.migratable else "false",
+        holds=not claims.migratable,
+    )
+
+
 def _shown(event: LoggedEvent, presented: Presented) -> str:
     digests = presented.digests(event.register)
     if digests is None:
@@ -112,23 +158,28 @@ def _shown(event: LoggedEvent, presented: Presented) -> str:
     return f"not among {len(digests)} digests"
 
 
-def of_world(workload: Workload, claims: Claims) -> bool:
-    """Whether the evidence chains to the workload's root, where it names one."""
-    return workload.trust_domain in {None, str(claims.trust_domain)}
+def of_world(judged: Judged, claims: Claims) -> bool:
+    """Whether the evidence chains to the root that is named, where one is."""
+    return judged.trust_domain in {None, str(claims.trust_domain)}
+
+
+def judge_world(judged: Judged, claims: Claims, trace: Trace) -> None:
+    """The trust domain alone."""
+    if judged.trust_domain is not None:
+        trace.judge(
+            Code.TRUST_DOMAIN_MISMATCH,
+            "trust domain",
+            judged.trust_domain,
+            str(claims.trust_domain),
+            holds=of_world(judged, claims),
+        )
 
 
 def judge_place(
     workload: Workload, claims: Claims, circumstances: Circumstances, trace: Trace
 ) -> None:
     """Trust domain and platform."""
-    if workload.trust_domain is not None:
-        trace.judge(
-            Code.TRUST_DOMAIN_MISMATCH,
-            "trust domain",
-            workload.trust_domain,
-            str(claims.trust_domain),
-            holds=of_world(workload, claims),
-        )
+    judge_world(workload, claims, trace)
     rule = workload.platform
     if rule is PlatformRule.ANY:
         return
@@ -158,22 +209,22 @@ def _show(platform: PlatformIdentity) -> str:
     return ", ".join(parts) or "unknown"
 
 
-def judge_verifiers(workload: Workload, claims: Claims, trace: Trace) -> None:
+def judge_verifiers(judged: Judged, claims: Claims, trace: Trace) -> None:
     """Whether enough verifiers judged the evidence."""
     trace.judge(
         Code.SINGLE_VERIFIER_NOT_ACCEPTED,
         "verifiers",
-        "one at least" if workload.one_verifier else "two that agree",
+        "one at least" if judged.one_verifier else "two that agree",
         "one" if claims.single_verifier else "two that agree",
-        holds=workload.one_verifier or not claims.single_verifier,
+        holds=judged.one_verifier or not claims.single_verifier,
     )
 
 
-def judge_tcb(workload: Workload, claims: Claims, now: int, trace: Trace) -> None:
+def judge_tcb(judged: Judged, claims: Claims, now: int, trace: Trace) -> None:
     """Intel's judgement of the platform; AMD makes none."""
-    if workload.tee is Tee.SNP:
+    if judged.tee is Tee.SNP:
         return
-    rule, tcb = workload.tcb, claims.tcb
+    rule, tcb = judged.tcb, claims.tcb
     graced = bool(rule.grace) and now < rule.grace_until
     expected = rule.statuses_text
     if graced:
@@ -222,9 +273,9 @@ def _judge_tcb_details(rule: TcbRule, tcb: Tcb, trace: Trace) -> None:
         )
 
 
-def judge_snp_tcb(workload: Workload, claims: Claims, trace: Trace) -> None:
+def judge_snp_tcb(judged: Judged, claims: Claims, trace: Trace) -> None:
     """AMD's component versions."""
-    for name, least in workload.tcb.snp:
+    for name, least in judged.tcb.snp:
         got: int | None = getattr(claims.snp_tcb, name, None)
         trace.judge(
             Code.TCB_STATUS_NOT_ACCEPTED,

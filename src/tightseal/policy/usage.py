@@ -41,8 +41,9 @@ def count(
     tag: bytes | None,
     now: int,
     purpose: str = "",
+    times: int = 1,
 ) -> UsageRecord:
-    """Count one release, if the rule allows it.
+    """Count one release, or several at once, if the rule allows all of them.
 
     1. Where the first platform is the only one: the platform is known, and is that
        one or the first.
@@ -50,6 +51,8 @@ def count(
        no platform either, should the first have been released since.
     3. ``total`` is not used up.
     4. Fewer than ``per_hour`` releases lie in the 3600 seconds that end now.
+
+    Of several, the last one must find it so.
 
     Args:
         record: what was counted so far; ``None`` for nothing.
@@ -59,6 +62,7 @@ def count(
             protocol cannot be told apart.
         now: Unix seconds, by the host's clock.
         purpose: of the key; for texts.
+        times: how many; at most ``MAX_KEY_REQUESTS``.
 
     Returns:
         the record to keep, or the very object ``record`` where nothing changes.
@@ -80,26 +84,28 @@ def count(
         return record
     time = max(now, held.latest)
     recent = tuple(at for at in held.recent if at > time - HOUR)
+    more = times - 1
+    at_once = f", for {times} at once" if more else ""
     if rule.total is not None:
         trace.judge(
             Code.USAGE_LIMIT_REACHED,
             _name("total", purpose),
-            f"fewer than {rule.total} releases so far",
+            f"fewer than {rule.total} releases so far{at_once}",
             f"{held.total}; more after a signed reset or under a higher limit",
-            holds=held.total < rule.total,
+            holds=held.total + more < rule.total,
         )
     if rule.per_hour is not None:
         trace.judge(
             Code.USAGE_LIMIT_REACHED,
             _name("per_hour", purpose),
-            f"fewer than {rule.per_hour} releases in {HOUR} s",
+            f"fewer than {rule.per_hour} releases in {HOUR} s{at_once}",
             _show_recent(recent, rule.per_hour, time=time, now=now),
-            holds=len(recent) < rule.per_hour,
+            holds=len(recent) + more < rule.per_hour,
         )
     return UsageRecord(
-        total=held.total + 1,
+        total=held.total + times,
         latest=time,
-        recent=(*recent, time)[-MAX_PER_HOUR:],
+        recent=(*recent, *[time] * times)[-MAX_PER_HOUR:],
         platform=bound,
         tags=held.tags if tag is None else (*held.tags, tag)[-MAX_TAGS:],
     )

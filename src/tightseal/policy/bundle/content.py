@@ -107,6 +107,9 @@ def _require_tenant(parsed: Parsed, tenant: str) -> None:
     document = parsed.document
     named = [(("workload", i), r.tenant) for i, r in enumerate(document.workload)]
     named += [(("role", i), r.tenant or "none") for i, r in enumerate(document.role)]
+    for i, _ in enumerate(document.provider):
+        message = f"{tenant} cannot say which providers may have everybody's keyring"
+        parsed.source.refuse(("provider", i), message)
     for path, got in named:
         if got != tenant:
             message = f"expected {tenant}, whose role signed it, got {got}"

@@ -8,7 +8,7 @@ from tightseal.policy.eventlog.facts import (
     EventFacts,
     LogFormat,
 )
-from tightseal.policy.eventlog.replay import replay_event_log
+from tightseal.policy.eventlog.replay import replay_event_log, replay_runtime_log
 
 __all__ = [
     "BOOT_BOUNDARY",
@@ -17,4 +17,5 @@ __all__ = [
     "EventFacts",
     "LogFormat",
     "replay_event_log",
+    "replay_runtime_log",
 ]

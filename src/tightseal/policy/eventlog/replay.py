@@ -22,7 +22,14 @@ from tightseal.policy.eventlog.events import (
 from tightseal.policy.eventlog.facts import EventFacts, LogFormat, event_facts
 from tightseal.policy.eventlog.tcg import SPEC_ID_AT, SPEC_ID_SIGNATURE, parse_tcg_log
 
-__all__ = ["ZERO_REGISTER", "detect_format", "extend", "replay", "replay_event_log"]
+__all__ = [
+    "ZERO_REGISTER",
+    "detect_format",
+    "extend",
+    "replay",
+    "replay_event_log",
+    "replay_runtime_log",
+]
 
 ZERO_REGISTER: Final = bytes(DIGEST_BYTES)
 """A register at launch."""
@@ -93,6 +100,36 @@ def replay_event_log(log: bytes, claims: Claims) -> EventFacts:
     return event_facts(log_format, events, replayed=replayed)
 
 
+def replay_runtime_log(log: bytes, claims: Claims) -> int:
+    """Replay what a log of dstack says of RTMR3 alone; the number of its events.
+
+    For the logs in certificates, which are stripped of what the firmware measured. What
+    they still say of RTMR0 to RTMR2 is not checked, so policy reads nothing of them.
+
+    Raises:
+        EvidenceError: as ``replay_event_log``.
+    """
+    if claims.tee is not Tee.TDX:
+        detail = f"event log: beside {claims.tee.value} evidence, expected tdx"
+        raise EvidenceError(Code.EVIDENCE_KIND_UNSUPPORTED, detail)
+    if len(log) > MAX_EVENT_LOG_BYTES:
+        raise too_large(f"{len(log)} bytes, at most {MAX_EVENT_LOG_BYTES}")
+    events = parse_dstack_log(log)
+    digests = [e.digest for e in events if e.register == RUNTIME_REGISTER]
+    _require_register(REGISTER_NAMES[RUNTIME_REGISTER], digests, claims)
+    return len(digests)
+
+
+def _require_register(name: str, digests: list[bytes], claims: Claims) -> None:
+    expected, got = claims.measurements[name], replay(digests)
+    if expected != got:
+        raise EvidenceError(
+            Code.EVENT_LOG_MISMATCH,
+            f"event log: {len(digests)} events lead {name} to {got.hex()}, "
+            f"the evidence has {expected.hex()}",
+        )
+
+
 def _require_registers(
     events: tuple[LoggedEvent, ...], claims: Claims, *, silent: str | None
 ) -> frozenset[str]:
@@ -103,13 +140,8 @@ def _require_registers(
     confirmed: set[str] = set()
     for index, name in enumerate(REGISTER_NAMES):
         digests = [event.digest for event in events if event.register == index]
-        expected, got = claims.measurements[name], replay(digests)
-        if expected == got:
+        if claims.measurements[name] == replay(digests):
             confirmed.add(name)
         elif digests or name != silent:
-            raise EvidenceError(
-                Code.EVENT_LOG_MISMATCH,
-                f"event log: {len(digests)} events lead {name} to {got.hex()}, "
-                f"the evidence has {expected.hex()}",
-            )
+            _require_register(name, digests, claims)
     return frozenset(confirmed)
