@@ -19,6 +19,10 @@ from tightseal.model.ports import JournalEntry, NonceRedemption
 NOW = 1_800_000_000
 
 
+def log_key(log_id: bytes) -> bytes:
+    return hashlib.sha256(b"the provider's secret" + log_id).digest()
+
+
 def say(word: str) -> None:
     os.write(1, word.encode() + b"\n")
 
@@ -103,7 +107,7 @@ def fill_disk(journal: SqliteJournal) -> None:
 
 
 if __name__ == "__main__":
-    opened = SqliteJournal.open_or_create(Path(sys.argv[2]))
+    opened = SqliteJournal.open_or_create(Path(sys.argv[2]), log_key=log_key)
     match sys.argv[1]:
         case "record":
             record_until_killed(opened)

@@ -14,7 +14,12 @@ import pytest
 from journal_worker import NOW, entry_of, redemption_of, response_of
 
 from tightseal.audit import schema, writer
-from tightseal.audit.journal import MAX_LISTED, FileMode, SqliteJournal
+from tightseal.audit.journal import (
+    MAX_LISTED,
+    MAX_RESPONSE_BYTES,
+    FileMode,
+    SqliteJournal,
+)
 from tightseal.errors import Code, EvidenceError, ServiceError, TightsealError
 from tightseal.model.ports import JournalEntry, NonceRedemption, Recorder
 
@@ -258,7 +263,7 @@ def test_unforeseen_failure_answers_everybody(
 
     journal = SqliteJournal.create(path)
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
-    monkeypatch.setattr(writer, "_apply", broken)
+    monkeypatch.setattr(writer._Step, "enter", broken)
     for n in range(2):
         with refused(Code.JOURNAL_FAILED):
             record(journal, n)
@@ -380,7 +385,7 @@ def test_malformed_redemption_or_response_is_refused(path: Path) -> None:
             journal.kept_response(bad)
     with refused(Code.JOURNAL_FAILED):
         journal.record(
-            entry_of(ident(1)), redemption=good, response=bytes((1 << 20) + 1)
+            entry_of(ident(1)), redemption=good, response=bytes(MAX_RESPONSE_BYTES + 1)
         )
     journal.close()
 

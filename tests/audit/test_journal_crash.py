@@ -8,9 +8,10 @@ from pathlib import Path
 
 import journal_worker
 import pytest
-from journal_worker import redemption_of, response_of
+from journal_worker import log_key, redemption_of, response_of
 
 from tightseal.audit.journal import MAX_LISTED, SqliteJournal
+from tightseal.audit.logfile import check_journal
 from tightseal.errors import Code, EvidenceError
 
 WORKER = Path(journal_worker.__file__)
@@ -55,6 +56,7 @@ def crash_rounds(path: Path, rounds: int, seed: int) -> None:
             kept = journal.kept_response(redemption_of(entry_id, entry_id))
             assert kept == response_of(entry_id)
         journal.close()
+        assert check_journal(path, log_key).frontier.size >= len(acked)
     assert len(acked) > rounds
 
 
@@ -76,6 +78,7 @@ def test_kill_while_creating_leaves_a_file_that_opens(tmp_path: Path) -> None:
         acked = {a for a in map(acknowledged, out.splitlines()) if a}
         assert acked <= recorded(journal)
         journal.close()
+        check_journal(path, log_key)
 
 
 @pytest.mark.soak
@@ -103,6 +106,7 @@ def test_one_nonce_on_two_processes_has_one_winner(tmp_path: Path) -> None:
     for worker in workers:
         worker.communicate()
         assert worker.returncode == 0
+    assert check_journal(path, log_key).frontier.size == 200
     journal = SqliteJournal.open(path)
     assert len(recorded(journal)) == 200
     for nonce, winner in winners.items():
@@ -126,4 +130,5 @@ def test_full_disk_refuses_and_recovers(tmp_path: Path) -> None:
     assert len(acked) > 1
     journal = SqliteJournal.open(path)
     assert {bytes.fromhex(a) for a in (*acked, last_id)} <= recorded(journal)
+    check_journal(path, log_key)
     journal.close()

@@ -125,7 +125,7 @@ FOREIGN = {
         "CREATE TABLE redeemed (nonce_hash, expires_at, request_hash, response)",
     ),
     "table missing": ("DROP TABLE purged",),
-    "later version": ("PRAGMA user_version = 2",),
+    "later version": ("PRAGMA user_version = 3",),
     "another application": ("PRAGMA application_id = 7",),
 }
 

@@ -2,12 +2,13 @@
 """The journal in SQLite: entries, redeemed nonces, and the responses kept for retries.
 
 What a hostile host can do to this file: read it (it holds no key, and envelopes are
-sealed), delete or change entries, put back an older copy, and so make a redeemed nonce
-look new. A nonce that looks new still needs evidence that commits to it, and yields the
-same key sealed to the same recipient, but it is counted twice. None of this is noticed
-here, apart from damage and a foreign schema on opening, and a file that is exchanged
-while it is open. Callers use the interface ``model.ports.Recorder``, so that a log with
-tamper evidence can take this one's place.
+sealed), delete or change entries, and put back an older copy of all of it. Entries are
+leaves of a tree whose head a key inside the TEE signs, in the same commit: a change
+under a running provider is refused at its next commit, and otherwise when it starts or
+when anybody checks the log (``tightseal audit verify``). A whole older copy, put back
+while no provider runs, makes a redeemed nonce look new: such a nonce still needs
+evidence that commits to it, and yields the same key sealed to the same recipient, but
+it is counted twice. Witnesses of the log see that it went back; nothing here does.
 """
 
 from __future__ import annotations
@@ -20,6 +21,16 @@ from dataclasses import dataclass
 from queue import Empty, Full, LifoQueue
 from typing import TYPE_CHECKING, Final, Self
 
+from tightseal.audit.entry import entry_bytes
+from tightseal.audit.log import (
+    Head,
+    LogKey,
+    log_signer,
+    read_head,
+    read_leaves,
+    root_at,
+)
+from tightseal.audit.merkle import leaf_hash
 from tightseal.audit.schema import (
     BUSY_SECONDS,
     FileMode,
@@ -31,8 +42,9 @@ from tightseal.audit.writer import GroupWriter, Redemption, Write, judge_kept
 from tightseal.durable import connect, create_file
 from tightseal.errors import Code, RequestError, ServiceError
 from tightseal.model import canonical
+from tightseal.model.exchange import LogPromise
 from tightseal.model.labels import Label
-from tightseal.model.ports import JournalEntry, NonceRedemption
+from tightseal.model.ports import Completion, JournalEntry, NonceRedemption
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,8 +65,8 @@ __all__ = [
 
 ENTRY_ID_BYTES: Final = 16
 MAX_BODY_BYTES: Final = 256 << 10
-MAX_RESPONSE_BYTES: Final = 1 << 20
-"""Longest body and kept response, in bytes."""
+MAX_RESPONSE_BYTES: Final = 6 << 20
+"""Longest body and kept response, in bytes: a whole keyring handed over fits."""
 
 MAX_WAITING: Final = 1024
 """Most entries that wait for the writer before more are refused."""
@@ -87,13 +99,21 @@ class SqliteJournal:
     fresh start. Thread-safe. Not usable after ``fork``: open it in the child.
     """
 
-    def __init__(self, path: Path, *, max_waiting: int = MAX_WAITING) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_waiting: int = MAX_WAITING,
+        log_key: LogKey | None = None,
+    ) -> None:
         check_file(path)
         try:
-            self._writer = GroupWriter(path, max_waiting=max_waiting)
+            self._writer = GroupWriter(path, max_waiting=max_waiting, log_key=log_key)
         except OSError as e:
             raise wrapped(e, f"opening {path}") from e
         self._path = path
+        self._log_key = log_key
+        self._named: str | None = None
         self._pid = os.getpid()
         self._readers: LifoQueue[sqlite3.Connection] = LifoQueue(_IDLE_READERS)
         self._closed = False
@@ -105,6 +125,7 @@ class SqliteJournal:
         *,
         mode: FileMode = FileMode.WAL,
         max_waiting: int = MAX_WAITING,
+        log_key: LogKey | None = None,
     ) -> Self:
         """Create a journal where none is, mode 0600, durable, and open it.
 
@@ -117,17 +138,29 @@ class SqliteJournal:
             fill_file(path, mode)
         except (sqlite3.Error, OSError) as e:
             raise wrapped(e, f"creating {path}") from e
-        return cls(path, max_waiting=max_waiting)
+        return cls(path, max_waiting=max_waiting, log_key=log_key)
 
     @classmethod
-    def open(cls, path: Path, *, max_waiting: int = MAX_WAITING) -> Self:
+    def open(
+        cls,
+        path: Path,
+        *,
+        max_waiting: int = MAX_WAITING,
+        log_key: LogKey | None = None,
+    ) -> Self:
         """Open an existing journal.
+
+        Args:
+            path: the file.
+            max_waiting: most entries that wait for the writer.
+            log_key: derives the key that signs the log's checkpoints. Without it the
+                log is kept unsigned, and one that was signed takes no entry.
 
         Raises:
             ServiceError: ``journal_failed``, where it is missing, damaged, of another
                 version, or not a journal.
         """
-        return cls(path, max_waiting=max_waiting)
+        return cls(path, max_waiting=max_waiting, log_key=log_key)
 
     @classmethod
     def open_or_create(
@@ -136,6 +169,7 @@ class SqliteJournal:
         *,
         mode: FileMode = FileMode.WAL,
         max_waiting: int = MAX_WAITING,
+        log_key: LogKey | None = None,
     ) -> Self:
         """Open the journal, or create it: for the sidecar, which starts with nothing.
 
@@ -151,24 +185,75 @@ class SqliteJournal:
             fill_file(path, mode)
         except (sqlite3.Error, OSError) as e:
             raise wrapped(e, f"opening {path}") from e
-        return cls(path, max_waiting=max_waiting)
+        return cls(path, max_waiting=max_waiting, log_key=log_key)
+
+    def head(self) -> Head:
+        """The head of the log, as the file has it; its signature is not checked.
+
+        Raises:
+            ServiceError: ``journal_failed``; ``log_tampered``, where it has no form.
+        """
+        with self._reader() as connection:
+            return read_head(connection)
+
+    def signed_head(self) -> Head | None:
+        """The newest head that this process signed or checked; none before an entry."""
+        return self._writer.signed_head
+
+    def root_at(self, size: int) -> bytes:
+        """The root that the log had at a size, as its rows say now.
+
+        Raises:
+            ServiceError: ``journal_failed``; ``log_tampered``, where rows are missing.
+        """
+        with self._reader() as connection:
+            return root_at(connection, size)
+
+    def leaves(self, start: int, end: int) -> list[bytes]:
+        """The log's entries from leaf ``start`` up to, and without, leaf ``end``.
+
+        Raises:
+            ServiceError: ``journal_failed``; ``log_tampered``, where one is missing.
+        """
+        with self._reader() as connection:
+            return read_leaves(connection, start, end)
+
+    @property
+    def waiting(self) -> int:
+        """Entries that wait for the next commit; for metrics."""
+        return self._writer.waiting
 
     def require_alive(self) -> None:
         """Check that entries are still taken; readiness asks.
 
         Raises:
-            ServiceError: ``journal_failed``.
+            ServiceError: ``journal_failed``; ``log_tampered``, where the last entries
+                were refused for that.
         """
         self._usable()
+        if (refused := self._writer.refused) is not None:
+            raise ServiceError(refused.code, refused.detail)
         if not self._writer.alive:
             raise ServiceError(Code.JOURNAL_FAILED, "the journal's writer has ended")
+
+    def promise(self, entry: JournalEntry) -> LogPromise | None:
+        """The log's key and the entry's leaf; ``None`` where the log has no key.
+
+        Raises:
+            ServiceError: ``journal_failed``, where entry or journal cannot be used.
+        """
+        if self._log_key is None:
+            return None
+        if self._named is None:
+            self._named = str(log_signer(self.head().log_id, self._log_key).key)
+        return LogPromise(self._named, leaf_hash(entry_bytes(_row(entry))))
 
     def submit(
         self,
         entry: JournalEntry,
         *,
         redemption: NonceRedemption | None,
-        response: bytes,
+        response: bytes | Completion,
     ) -> Future[bytes]:
         """``record`` without waiting; the future gets its result or its error.
 
@@ -177,7 +262,7 @@ class SqliteJournal:
                 ``journal_failed``, where entry or journal cannot be used.
         """
         self._usable()
-        if len(response) > MAX_RESPONSE_BYTES:
+        if isinstance(response, bytes) and len(response) > MAX_RESPONSE_BYTES:
             raise _malformed(f"response of {len(response)} bytes")
         write = Write(
             row=_row(entry),
@@ -193,12 +278,18 @@ class SqliteJournal:
         entry: JournalEntry,
         *,
         redemption: NonceRedemption | None,
-        response: bytes,
+        response: bytes | Completion,
     ) -> bytes:
         """Burn the nonce, append the entry and keep the response, in one commit.
 
         Blocks until the commit is durable. A retry of the same request appends no
         second entry.
+
+        Args:
+            entry: the decision.
+            redemption: the nonce to burn; ``None`` where there is none.
+            response: what to keep, or what makes it from the entry's proof; that is
+                called on the writer's thread, so it must be quick and not raise.
 
         Returns:
             the response to send: ``response``, or the one kept for this very request.

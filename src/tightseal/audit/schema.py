@@ -36,7 +36,7 @@ QUICK_CHECK_MAX_BYTES: Final = 64 << 20
 """Largest file that is checked page by page on opening, in bytes."""
 
 _APPLICATION_ID: Final = 0x54534A4C
-_VERSION: Final = 1
+_VERSION: Final = 2
 _FILL_ATTEMPTS: Final = 100
 _FILL_PAUSE: Final = 0.05
 
@@ -62,6 +62,18 @@ _TABLES: Final = (
   through INTEGER NOT NULL
 ) STRICT""",
     "INSERT INTO purged (only, through) VALUES (0, -1)",
+    """CREATE TABLE log (
+  only INTEGER PRIMARY KEY CHECK (only = 0),
+  log_id BLOB NOT NULL,
+  size INTEGER NOT NULL,
+  frontier BLOB NOT NULL,
+  checkpoint BLOB NOT NULL
+) STRICT""",
+    "INSERT INTO log VALUES (0, randomblob(16), 0, x'', x'')",
+    """CREATE TABLE tile (
+  place INTEGER PRIMARY KEY,
+  hash BLOB NOT NULL
+) STRICT""",
 )
 
 

@@ -11,13 +11,18 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from tightseal.audit.entry import Row, entry_bytes
+from tightseal.audit.log import Grown, Head, Log, LogKey
+from tightseal.audit.merkle import leaf_hash
 from tightseal.audit.schema import BUSY_SECONDS, is_busy, wrapped
 from tightseal.durable import connect
 from tightseal.errors import Code, EvidenceError, ServiceError, TightsealError
+from tightseal.model.ports import Completion
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,10 +66,10 @@ class Redemption:
 class Write:
     """One entry that waits for its commit; ``row`` as the journal's columns."""
 
-    row: tuple[bytes, int, int, str, str, bytes]
+    row: Row
     time: int
     redemption: Redemption | None
-    response: bytes
+    response: bytes | Completion
     done: Future[bytes] = field(default_factory=Future)
 
 
@@ -75,8 +80,11 @@ class GroupWriter:
     left in the page cache must not count as written.
     """
 
-    def __init__(self, path: Path, *, max_waiting: int) -> None:
+    def __init__(self, path: Path, *, max_waiting: int, log_key: LogKey | None) -> None:
         self._path = path
+        self._log = Log(log_key)
+        self.refused: TightsealError | None = None
+        """Why the last entries were refused, where the log was changed."""
         self._max_waiting = max_waiting
         self._identity = _identity(path)
         self._connection: sqlite3.Connection | None = None
@@ -103,6 +111,16 @@ class GroupWriter:
                 raise ServiceError(Code.OVERLOADED, detail)
             self._waiting.append(write)
             self._wake.notify()
+
+    @property
+    def waiting(self) -> int:
+        """Entries that no commit has taken yet."""
+        return len(self._waiting)
+
+    @property
+    def signed_head(self) -> Head | None:
+        """The newest head of the log that this process stands for."""
+        return self._log.signed
 
     @property
     def alive(self) -> bool:
@@ -136,6 +154,12 @@ class GroupWriter:
         except (sqlite3.Error, OSError) as e:
             outcomes = [wrapped(e, "recording") for _ in batch]
             self._disconnect()
+        except TightsealError as e:
+            outcomes = [e for _ in batch]
+            self.refused = e
+            self._disconnect()
+        else:
+            self.refused = None
         finally:
             for at, write in enumerate(batch):
                 _tell(write, outcomes[at] if at < len(outcomes) else None)
@@ -163,7 +187,11 @@ class GroupWriter:
         connection = self._connection
         _patiently(connection, "BEGIN IMMEDIATE")
         try:
-            outcomes = [_apply(connection, write) for write in batch]
+            head = self._log.begin(connection)
+            step = _Step(connection, head.frontier.size)
+            step.enter(batch)
+            grown = self._log.append(connection, head, step.leaves)
+            outcomes = step.answer(grown)
             # At least what this commit adds, or a steady load would outgrow purging.
             most = max(PURGE_PER_COMMIT, 2 * len(batch))
             _purge(connection, now=max(write.time for write in batch), most=most)
@@ -172,6 +200,7 @@ class GroupWriter:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+        self._log.committed(grown)
         return outcomes
 
     def _disconnect(self) -> None:
@@ -193,36 +222,88 @@ def judge_kept(row: tuple[bytes, bytes], request_hash: bytes) -> bytes:
     return response
 
 
-def _apply(connection: sqlite3.Connection, write: Write) -> _Outcome:
-    """Write one entry inside the open transaction, or say why not."""
-    redemption = write.redemption
-    if redemption is not None:
+class _Step:
+    """The entries of one commit: first all entered, then each answered.
+
+    An answer may hold the proof that its entry is in the log, and for that the whole
+    batch has to be in the tree first.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, size: int) -> None:
+        self._connection = connection
+        self._size = size
+        self._burned: dict[bytes, tuple[bytes, int]] = {}
+        self._found: list[tuple[Write, _Outcome | int]] = []
+        self.leaves: list[bytes] = []
+
+    def enter(self, batch: Sequence[Write]) -> None:
+        """Enter what is new; of the rest there is an outcome, or an earlier write."""
+        for at, write in enumerate(batch):
+            try:
+                known = self._known(write)
+            except TightsealError as e:
+                known = e
+            self._found.append(
+                (write, self._entered(write, at) if known is None else known)
+            )
+
+    def answer(self, grown: Grown) -> list[_Outcome]:
+        """Complete and keep the responses, now that their entries are in the tree."""
+        outcomes: list[_Outcome] = []
+        index = self._size
+        for at, (write, found) in enumerate(self._found):
+            if not isinstance(found, int):
+                outcomes.append(found)
+            elif found != at:
+                outcomes.append(outcomes[found])
+            else:
+                outcomes.append(self._completed(write, grown, index))
+                index += 1
+        return outcomes
+
+    def _known(self, write: Write) -> _Outcome | int | None:
+        """What was answered before, also by a write of this very batch."""
+        redemption = write.redemption
+        if redemption is None:
+            return None
+        if redemption.nonce_hash in self._burned:
+            before, at = self._burned[redemption.nonce_hash]
+            judge_kept((before, b""), redemption.request_hash)
+            return at
+        return _kept(self._connection, redemption)
+
+    def _entered(self, write: Write, at: int) -> _Outcome | int:
+        seq = self._size + len(self.leaves) + 1
         try:
-            kept = _kept(connection, redemption)
-        except TightsealError as e:
-            return e
-        if kept is not None:
-            return kept
-    try:
-        connection.execute(
-            "INSERT INTO journal (entry_id, time, granted, class, code, body)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            write.row,
-        )
-    except sqlite3.IntegrityError as e:
-        return wrapped(e, "entry refused")
-    if redemption is not None:
-        connection.execute(
-            "INSERT INTO redeemed (nonce_hash, expires_at, request_hash, response)"
-            " VALUES (?, ?, ?, ?)",
-            (
-                redemption.nonce_hash,
-                redemption.expires_at,
-                redemption.request_hash,
-                write.response,
-            ),
-        )
-    return write.response
+            self._connection.execute(
+                "INSERT INTO journal (seq, entry_id, time, granted, class, code, body)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (seq, *write.row),
+            )
+        except sqlite3.IntegrityError as e:
+            return wrapped(e, "entry refused")
+        self.leaves.append(leaf_hash(entry_bytes(write.row)))
+        if write.redemption is not None:
+            burned = write.redemption.request_hash, at
+            self._burned[write.redemption.nonce_hash] = burned
+        return at
+
+    def _completed(self, write: Write, grown: Grown, index: int) -> bytes:
+        response, redemption = write.response, write.redemption
+        if callable(response):
+            response = response(grown.proof(index).encode())
+        if redemption is not None:
+            self._connection.execute(
+                "INSERT INTO redeemed (nonce_hash, expires_at, request_hash, response)"
+                " VALUES (?, ?, ?, ?)",
+                (
+                    redemption.nonce_hash,
+                    redemption.expires_at,
+                    redemption.request_hash,
+                    response,
+                ),
+            )
+        return response
 
 
 def _kept(connection: sqlite3.Connection, redemption: Redemption) -> bytes | None:
