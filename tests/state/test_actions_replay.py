@@ -14,7 +14,7 @@ from usage_support import HERE, THERE, Batch, Meddled, tag_of
 import action_support as support
 from tightseal.errors import Code, PolicyError, ServiceError, TightsealError
 from tightseal.keys.chain import derive
-from tightseal.model.action import KEYRING_ACTIONS, ActionKind
+from tightseal.model.action import ActionKind
 from tightseal.model.canonical import encode
 from tightseal.model.claims import PlatformIdentity, Tee
 from tightseal.model.keypath import (
@@ -43,7 +43,11 @@ from tightseal.state.store import SealedStore
 
 NOW = support.NOW
 RECORD = support.DISK.record
-ABOUT_KEYS = sorted(set(ActionKind) - KEYRING_ACTIONS)
+ABOUT_KEYS = (
+    ActionKind.ADOPT,
+    ActionKind.RELEASE_PLATFORM,
+    ActionKind.RESET_USAGE,
+)
 RULE = UsageRule(total=2, first_platform=True, without_anchor=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 from tightseal.errors import Code, ServiceError
@@ -102,6 +102,14 @@ class MemoryEngine:
             draft = self.tables.copy()
             yield draft
             self.tables = draft
+
+    def rewrite(self) -> AbstractContextManager[Writer]:
+        """As of ``Engine``."""
+        return self.write()
+
+    def others(self) -> int:
+        """As of ``Engine``; a process does not see its own threads."""
+        return 0
 
     def prepare(self, changes: Changes) -> None:
         """As of ``Engine``."""

@@ -33,12 +33,14 @@ from tightseal.state.postgres_sql import (
     LOCK_CREATION,
     NODES,
     NODES_PAGE,
+    OTHERS,
     PUT_HEAD,
     PUT_NODES,
     PUT_RECORDS,
     RECORDS,
     RECORDS_PAGE,
     STEPS,
+    UNHURRIED,
 )
 from tightseal.state.rows import (
     PAGE_ROWS,
@@ -71,8 +73,9 @@ COMMAND_SECONDS: Final = 15
 """Longest wait for the database, in seconds: to connect, and for one statement."""
 
 _CALL_SECONDS: Final = 60
+_APPLICATION: Final = "tightseal"
 _SESSION: Final = {
-    "application_name": "tightseal",
+    "application_name": _APPLICATION,
     "synchronous_commit": "on",
     "lock_timeout": "10000",
     # Frees the head row where a provider's machine is gone without a word.
@@ -251,6 +254,22 @@ class PostgresEngine:
         with self._view(writes=True) as view:
             yield view
 
+    @contextmanager
+    def rewrite(self) -> Iterator[Writer]:
+        """As of ``Engine``: the database holds what is not committed yet."""
+        with self._view(writes=True) as view:
+            self.run(self._unhurried(view))
+            yield view
+
+    def others(self) -> int:
+        """As of ``Engine``: every session of a provider in this database.
+
+        Also one that uses another schema of it; sessions of other database users may
+        not be seen. To be asked before anything else of this object.
+        """
+        with self._view(writes=False) as view:
+            return self.run(self._others(view))
+
     def prepare(self, changes: Changes) -> None:
         """As of ``Engine``."""
         with self._view(writes=True) as view:
@@ -352,6 +371,14 @@ class PostgresEngine:
                 )
                 self._thread.start()
             return self._loop
+
+    async def _unhurried(self, view: _PostgresView) -> None:
+        connection = await view.begun()
+        await connection.execute(UNHURRIED)
+
+    async def _others(self, view: _PostgresView) -> int:
+        connection = await view.begun()
+        return int(await connection.fetchval(OTHERS, _APPLICATION))
 
     async def _found_schema(self, view: _PostgresView) -> int:
         connection = await view.begun()

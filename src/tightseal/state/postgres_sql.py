@@ -15,12 +15,14 @@ __all__ = [
     "LOCK_CREATION",
     "NODES",
     "NODES_PAGE",
+    "OTHERS",
     "PUT_HEAD",
     "PUT_NODES",
     "PUT_RECORDS",
     "RECORDS",
     "RECORDS_PAGE",
     "STEPS",
+    "UNHURRIED",
 ]
 
 STEPS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
@@ -60,6 +62,13 @@ STEPS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
 """What each schema version adds to the one before; never changed once released."""
 
 FIND_TABLES: Final = "SELECT to_regclass('tightseal_head') IS NOT NULL"
+
+OTHERS: Final = """
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+AND application_name = $1 AND pid <> pg_backend_pid()"""
+
+UNHURRIED: Final = "SET LOCAL idle_in_transaction_session_timeout = '10min'"
+"""Between two statements of a rewrite, a large map is hashed."""
 
 LOCK_CREATION: Final = "SELECT pg_advisory_xact_lock(6076831142305329204)"
 """Two providers that start at once must not both make the tables."""

@@ -146,6 +146,18 @@ class Engine(Protocol):
         """A writer; committed and durable when left, rolled back on an error."""
         ...
 
+    def rewrite(self) -> AbstractContextManager[Writer]:
+        """A writer for changes that need not fit into memory before they are kept.
+
+        While it lists records, rows may be written: each row that was there before
+        comes by once, and those that were written meanwhile may or may not.
+        """
+        ...
+
+    def others(self) -> int:
+        """How many others are seen to use the same store; 0 says nothing."""
+        ...
+
     def prepare(self, changes: Changes) -> None:
         """Make the tables and the first rows, at once; raises ``state_exists``."""
         ...

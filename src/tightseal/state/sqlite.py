@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +41,8 @@ __all__ = ["SqliteEngine"]
 
 _IDLE_READERS: Final = 8
 _RECORD: Final = "SELECT kind, idx, version, expires_at, sealed FROM record"
+_ALL_PAGE: Final = f"{_RECORD} WHERE (kind, idx) > (?, ?) ORDER BY kind, idx LIMIT ?"
+_PAGE: Final = f"{_RECORD} WHERE kind = ? AND idx > ? ORDER BY idx LIMIT ?"
 _NODE: Final = "SELECT body FROM node WHERE kind = ? AND prefix = ?"
 
 
@@ -70,11 +72,16 @@ class _SqliteView:
         return Fetched(head_row(*heads[0]) if heads else None, records, nodes)
 
     def records(self, kind: str | None = None) -> Iterator[Row]:
-        where, values = ("", ()) if kind is None else (" WHERE kind = ?", (kind,))
-        cursor = self.connection.execute(f"{_RECORD}{where} ORDER BY kind, idx", values)
-        while page := cursor.fetchmany(PAGE_ROWS):
-            for row in page:
-                yield record_row(*row)
+        # In pages by key: what a cursor sees of rows written meanwhile is not defined.
+        sql, after = (_ALL_PAGE, ("", b"")) if kind is None else (_PAGE, (kind, b""))
+        while True:
+            page = self.connection.execute(sql, (*after, PAGE_ROWS)).fetchall()
+            for found in page:
+                row = record_row(*found)
+                after = (row.kind, row.index)
+                yield row
+            if len(page) < PAGE_ROWS:
+                return
 
     def nodes(self) -> Iterator[tuple[str, bytes, bytes]]:
         cursor = self.connection.execute(
@@ -145,6 +152,21 @@ class SqliteEngine:
         """As of ``Engine``."""
         with self._writing, self._transaction("BEGIN IMMEDIATE") as view:
             yield view
+
+    @contextmanager
+    def rewrite(self) -> Iterator[Writer]:
+        """As of ``Engine``: pages leave memory before the commit, to the log."""
+        with self._writing, self._transaction("BEGIN IMMEDIATE") as view:
+            view.connection.execute("PRAGMA cache_spill = ON")
+            try:
+                yield view
+            finally:
+                with suppress(sqlite3.Error):
+                    view.connection.execute("PRAGMA cache_spill = OFF")
+
+    def others(self) -> int:
+        """As of ``Engine``; a file does not say who has it open."""
+        return 0
 
     def prepare(self, changes: Changes) -> None:
         """As of ``Engine``."""
