@@ -2,16 +2,19 @@
 """A provider in this process on a simulated world, with every part within reach."""
 
 import base64
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from nacl.public import PrivateKey
 
 from tightseal.audit.journal import SqliteJournal
 from tightseal.envelope.sealed_box import open_legacy
+from tightseal.errors import TightsealError
 from tightseal.evidence.cache import ResultCache
 from tightseal.evidence.roots import VENDOR_ROOTS, with_simulated
 from tightseal.evidence.verify import EvidenceVerifier
@@ -73,6 +76,17 @@ def verifier_of(*worlds: World) -> Verifier:
     return EvidenceVerifier(
         roots=roots, source=WorldSource(worlds[0]), cache=ResultCache(512)
     )
+
+
+def refusal(error: type[TightsealError], attempt: Any) -> TightsealError:
+    with pytest.raises(error) as refused:
+        attempt()
+    return refused.value
+
+
+def log_key(log_id: bytes) -> bytes:
+    """The provider's log key, as its own secrets would give it."""
+    return hashlib.sha256(b"of the provider" + log_id).digest()
 
 
 def root_texts(*worlds: World) -> tuple[str, ...]:
@@ -187,7 +201,7 @@ def rig(
 ) -> Iterator[Rig]:
     """A provider with a journal in ``folder``, opened again where there is one."""
     release.setdefault("simulated_roots", root_texts(world))
-    journal = SqliteJournal.open_or_create(folder / "journal.sqlite")
+    journal = SqliteJournal.open_or_create(folder / "journal.sqlite", log_key=log_key)
     try:
         yield Rig(
             world=world,

@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """A provider under a policy root in this process: approvers, state, journal, guests."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from release_rig import DISK, NOW, provider_enclave, root_texts, verifier_of
+from release_rig import (
+    DISK,
+    NOW,
+    log_key,
+    provider_enclave,
+    root_texts,
+    verifier_of,
+)
 
 from tightseal.audit.journal import SqliteJournal
 from tightseal.guest.challenge import ProviderCollateral
@@ -29,9 +36,11 @@ from tightseal.policy.read import parse
 from tightseal.policy.start import from_claims, render
 from tightseal.release import Provider
 from tightseal.release.keyring import KeyringKeeper
+from tightseal.release.leases import Leases
 from tightseal.release.memory import Memory
 from tightseal.release.policy import InForce, PolicyKeeper
 from tightseal.release.roots import PlatformRoots
+from tightseal.release.slots import SlotWays
 from tightseal.state.nonces import NonceMint
 from tightseal.state.seal import Sealer
 from tightseal.state.sqlite import SqliteEngine
@@ -82,6 +91,8 @@ class Rooted:
     platform: RootPlatform
     now: int = NOW
     roots: KeyRoots | None = None
+    slots: Callable[[], SlotWays] | None = None
+    leases: Leases | None = None
     measured: ReleaseSettings = field(init=False)
     keeper: PolicyKeeper = field(init=False)
 
@@ -134,8 +145,9 @@ class Rooted:
             ),
             mint=NonceMint(Secret(SEED[::-1] + b"mac"), life=settings.nonce_life),
             recorder=self.journal,
-            memory=Memory(self.store, self._keyring),
+            memory=Memory(self.store, self._keyring, self.slots),
             signed_time=lambda: in_force.issued_at,
+            leases=self.leases,
         )
 
     @property
@@ -202,7 +214,7 @@ def rooted(
     world: World, folder: Path, *, approvers: Approvers | None = None
 ) -> Iterator[Rooted]:
     """A provider whose state lies in ``folder``."""
-    journal = SqliteJournal.open_or_create(folder / "journal.sqlite")
+    journal = SqliteJournal.open_or_create(folder / "journal.sqlite", log_key=log_key)
     engine = SqliteEngine(folder / "state.sqlite")
     sealer = Sealer(Secret(b"\x55" * 32), trust_domain="simulated")
     make = SealedStore.new if engine.schema() == 0 else SealedStore.attach

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A provider over a keyring: rotation by signed action, other workers, going back."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from policy_rig import refusal, role
 from release_rig import NOW
 from rooted_rig import Rooted, document_of, rooted
 
-from tightseal.errors import Code, KeyReleaseError, ServiceError, TightsealError
+from tightseal.errors import Code, KeyReleaseError, ServiceError
 from tightseal.keys.keyring import (
     Keyring,
     KeyringFile,
@@ -83,21 +84,6 @@ def found(world: World, tmp_path: Path) -> Iterator[Rooted]:
 def keeper(found: Rooted) -> KeyringKeeper:
     assert isinstance(found.roots, KeyringKeeper)
     return found.roots
-
-
-def refusal(attempt: Callable[[], object]) -> TightsealError:
-    with pytest.raises(TightsealError) as refused:
-        attempt()
-    return refused.value
-
-
-def role(found: Rooted, *actions: str) -> str:
-    keys = ", ".join(f'"{key.public_key.hex()}"' for key in found.approvers.keys)
-    listed = ", ".join(f'"{action}"' for action in actions)
-    return (
-        f'version = 1\n[[role]]\nname = "keepers"\nthreshold = 2\nkeys = [{keys}]\n'
-        f"actions = [{listed}]\n"
-    )
 
 
 def action(

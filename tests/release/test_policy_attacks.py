@@ -12,13 +12,13 @@ from typing import Any
 import msgspec
 import pytest
 from nacl.public import PrivateKey
+from policy_rig import action, refusal, role
 from release_rig import NOW
 from rooted_rig import Rooted, document_of, rooted, workload_of
 
 from tightseal.errors import Code, PolicyError, ServiceError, TightsealError
-from tightseal.model.action import Action, ActionKind, KeyParameters
+from tightseal.model.action import ActionKind, KeyParameters
 from tightseal.model.keypath import KeyRequest
-from tightseal.model.provider import sidecar_keyring_id
 from tightseal.model.state import Record, StateStore
 from tightseal.model.wire import PublicKeyRequest
 from tightseal.policy.bundle.archive import MAX_TIMESTAMP_BYTES, pack, unpack
@@ -51,12 +51,6 @@ def td(world: World) -> SimTd:
 def found(world: World, tmp_path: Path) -> Iterator[Rooted]:
     with rooted(world, tmp_path) as made:
         yield made
-
-
-def refusal(attempt: Callable[[], object]) -> TightsealError:
-    with pytest.raises(TightsealError) as refused:
-        attempt()
-    return refused.value
 
 
 # -- counting ---------------------------------------------------------------------
@@ -241,14 +235,6 @@ def test_a_bundle_replaced_while_it_is_read_is_no_fault(
 # -- a policy whose end has passed ------------------------------------------------
 
 
-def keeper_role(found: Rooted) -> str:
-    keys = ", ".join(f'"{key.public_key.hex()}"' for key in found.approvers.keys)
-    return (
-        'version = 1\n[[role]]\nname = "keepers"\nthreshold = 2\n'
-        f'keys = [{keys}]\nactions = ["reset-usage"]\n'
-    )
-
-
 def test_an_ended_policy_says_no_public_halves(
     found: Rooted, world: World, td: SimTd
 ) -> None:
@@ -275,21 +261,14 @@ def test_an_ended_policy_lets_nobody_act(
     key = {"purpose": "disk", "usage": {"total": 1, **ACCEPTED}}
     found.publish(
         document_of(world, td, key=[key]),
-        keeper_role(found),
+        role(found, "reset-usage"),
         days=1,
         release=REFUSE_EXPIRED,
     )
     found.key(td)
     found.now = NOW + 2 * DAY
-    reset = Action(
-        kind=ActionKind.RESET_USAGE,
-        policy_root=found.approvers.policy_root,
-        keyring_id=sidecar_keyring_id(),
-        action_id=bytes(16),
-        issued_at=found.now,
-        expires_at=found.now + 3600,
-        parameters=KeyParameters("acme", "database", "disk"),
-    )
+    parameters = KeyParameters("acme", "database", "disk")
+    reset = action(found, ActionKind.RESET_USAGE, parameters)
     signed = found.approvers.action(reset)
     error = refusal(lambda: found.provider.act(signed, now=found.now))
     assert error.code is Code.POLICY_EXPIRED

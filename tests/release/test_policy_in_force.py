@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Signed policies in a provider: what comes into force, what stays, what is kept."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from policy_rig import refusal
 from release_rig import NOW
 from rooted_rig import Rooted, document_of, rooted
 
-from tightseal.errors import Code, PolicyError, ServiceError, TightsealError
+from tightseal.errors import Code, PolicyError, ServiceError
 from tightseal.model.settings import ExpiredPolicy, ReleaseSettings
 from tightseal.model.state import AnchorClass
 from tightseal.release.policy import PolicyKeeper
@@ -27,12 +27,6 @@ def world() -> World:
 
 def launch(world: World, machine: str = "one", **image: object) -> SimTd:
     return world.intel.platform(machine).launch_td(replace(TdImage(), **image))  # type: ignore[arg-type]
-
-
-def refusal(attempt: Callable[[], object]) -> TightsealError:
-    with pytest.raises(TightsealError) as refused:
-        attempt()
-    return refused.value
 
 
 def test_a_new_kernel_under_the_same_name_gets_the_same_key(

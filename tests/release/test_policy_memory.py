@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a provider under a policy root counts, binds, adopts, publishes and reads."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +12,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PrivateKey,
     Ed25519PublicKey,
 )
+from policy_rig import action, refusal, role
 from release_rig import NOW, rig, verifier_of
 from rooted_rig import Rooted, document_of, rooted
 
-from tightseal.errors import Code, EvidenceError, TightsealError
+from tightseal.errors import Code, EvidenceError
 from tightseal.model.action import (
-    Action,
     ActionKind,
     AdoptParameters,
     KeyParameters,
@@ -25,7 +25,6 @@ from tightseal.model.action import (
 )
 from tightseal.model.claims import Tee
 from tightseal.model.keypath import Authority, Kdf, KeyPart, KeyRequest, KeyType
-from tightseal.model.provider import sidecar_keyring_id
 from tightseal.model.wire import PublicKeyRequest, encode_json
 from tightseal_sim.intel.eventlog_wire import to_ccel, to_dstack_json
 from tightseal_sim.intel.td import SimTd, TdImage
@@ -52,37 +51,9 @@ def found(world: World, tmp_path: Path) -> Iterator[Rooted]:
         yield made
 
 
-def refusal(attempt: Callable[[], object]) -> TightsealError:
-    with pytest.raises(TightsealError) as refused:
-        attempt()
-    return refused.value
-
-
 def counted(**usage: Any) -> dict[str, Any]:
     rules = {"without_anchor": "accept", **usage}
     return {"key": [{"purpose": "disk", "usage": rules}]}
-
-
-def role(found: Rooted, *actions: str, threshold: int = 2) -> str:
-    keys = ", ".join(f'"{key.public_key.hex()}"' for key in found.approvers.keys)
-    listed = ", ".join(f'"{action}"' for action in actions)
-    return (
-        "version = 1\n[[role]]\n"
-        f'name = "keepers"\nthreshold = {threshold}\nkeys = [{keys}]\n'
-        f"actions = [{listed}]\n"
-    )
-
-
-def action(found: Rooted, kind: ActionKind, parameters: Any, number: int = 1) -> Action:
-    return Action(
-        kind=kind,
-        policy_root=found.approvers.policy_root,
-        keyring_id=sidecar_keyring_id(),
-        action_id=bytes([number]) * 16,
-        issued_at=found.now,
-        expires_at=found.now + 3600,
-        parameters=parameters,
-    )
 
 
 DISK_OF_DATABASE = KeyParameters("acme", "database", "disk")

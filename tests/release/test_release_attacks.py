@@ -1,24 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attacks on the pipeline by a host that owns disk, clock, network and quotes."""
 
-import sqlite3
-import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pytest
 from nacl.public import PrivateKey
 from release_rig import (
-    DISK,
     NOW,
     Rig,
     Wrapped,
     provider_enclave,
+    refusal,
     rig,
     root_texts,
     verifier_of,
@@ -27,11 +22,9 @@ from release_rig import (
 from tightseal.errors import (
     Code,
     EvidenceError,
-    KeyReleaseError,
     PlatformError,
     PolicyError,
     RequestError,
-    ServiceError,
     SettingsError,
     TightsealError,
 )
@@ -79,12 +72,6 @@ def plain(world: World, tmp_path: Path) -> Iterator[Rig]:
 
 def claims_of(world: World, source: Any) -> Claims:
     return verifier_of(world)(source.evidence(bytes(64)), now=NOW)
-
-
-def refusal(error: type[TightsealError], attempt: Any) -> TightsealError:
-    with pytest.raises(error) as refused:
-        attempt()
-    return refused.value
 
 
 # -- the provider's own quote ------------------------------------------------------
@@ -319,217 +306,3 @@ def test_provider_on_a_td_cannot_be_pinned_by_its_firmware(plain: Rig) -> None:
         SettingsError, lambda: ProviderPin(identity, pin.trust_domains, True)
     )
     assert error.code is Code.SETTINGS_INVALID
-
-
-# -- nonces, retries, epochs -------------------------------------------------------
-
-
-def test_one_nonce_on_many_threads_is_redeemed_once(plain: Rig, td: SimTd) -> None:
-    exchanges = [plain.exchange() for _ in range(6)]
-    for exchange in exchanges:
-        exchange._client_nonce = exchanges[0]._client_nonce  # type: ignore[misc]
-    challenge = plain.challenge(exchanges[0])
-    bodies = [
-        e.keys_request(td.evidence(e.check_challenge(challenge, now=NOW)))
-        for e in exchanges
-    ]
-
-    def ask(body: bytes) -> bytes | Code:
-        try:
-            return plain.provider.keys(body, now=NOW)
-        except TightsealError as e:
-            return e.code
-
-    with ThreadPoolExecutor(6) as threads:
-        answers = list(threads.map(ask, bodies * 2))
-    refused = [a for a in answers if a is Code.NONCE_REPLAYED]
-    granted = {a for a in answers if isinstance(a, bytes)}
-    assert (len(refused), len(granted)) == (10, 1)
-    assert len(plain.journal.entries()) == 1
-
-
-KEPT = {
-    "empty": b"",
-    "denial_of_no_text": b"D\xff\xfe",
-    "denial_of_no_code": b"Dsomething",
-    "of_no_kind": b"\x00\x01",
-}
-
-
-@pytest.mark.parametrize("kept", KEPT.values(), ids=KEPT)
-def test_kept_answer_rewritten_by_the_host_is_an_error_of_ours(
-    world: World, td: SimTd, tmp_path: Path, kept: bytes
-) -> None:
-    with rig(world, tmp_path) as ours:
-        _, body = ours.question(td)
-        ours.provider.keys(body, now=NOW)
-        journal = sqlite3.connect(tmp_path / "journal.sqlite")
-        with journal:
-            journal.execute("UPDATE redeemed SET response = ?", (kept,))
-        journal.close()
-        error = refusal(ServiceError, lambda: ours.provider.keys(body, now=NOW))
-        assert error.code is Code.JOURNAL_FAILED
-
-
-def test_denial_is_kept_for_its_retry_and_counted_once(
-    plain: Rig, world: World
-) -> None:
-    elsewhere = world.intel.platform("two").launch_td(TdImage())
-    _, body = plain.question(elsewhere)
-    for _ in range(2):
-        error = refusal(PolicyError, lambda: plain.provider.keys(body, now=NOW))
-        assert error.code is Code.PLATFORM_MISMATCH
-    assert [e.entry.code for e in plain.journal.entries()] == ["platform_mismatch"]
-
-
-def test_evidence_for_another_challenge_burns_no_nonce(plain: Rig, td: SimTd) -> None:
-    exchange = plain.exchange()
-    data = exchange.check_challenge(plain.challenge(exchange), now=NOW)
-    stray = exchange.keys_request(td.evidence(data[::-1]))
-    assert (
-        refusal(EvidenceError, lambda: plain.provider.keys(stray, now=NOW)).code
-        is Code.REPORT_DATA_MISMATCH
-    )
-    answer = plain.provider.keys(exchange.keys_request(td.evidence(data)), now=NOW)
-    assert len(exchange.open_response(answer, now=NOW).get("disk")) == 32
-
-
-@pytest.mark.parametrize("late", [0, 61, 120, 300, 599])
-def test_challenge_is_answered_for_as_long_as_its_nonce_lives(
-    world: World, td: SimTd, tmp_path: Path, late: int
-) -> None:
-    """An attested key may live shorter than a nonce: many epochs are in grace."""
-    with rig(world, tmp_path, nonce_life=600, attested_key_life=60) as ours:
-        exchange, body = ours.question(td)
-        for later in range(0, late, 60):
-            ours.attested.current(now=NOW + later)
-        answer = ours.provider.keys(body, now=NOW + late)
-        assert exchange.open_response(answer, now=NOW + late).get("disk")
-
-
-def test_attested_key_answers_no_longer_than_its_grace(plain: Rig) -> None:
-    key = plain.attested.current(now=NOW)
-    end = key.binding.not_after
-    key_hash = key.binding.key_hash()
-    assert plain.attested.answering(key_hash, now=end) is key
-    assert plain.attested.answering(key_hash, now=end + 1) is None
-    assert plain.attested.answering(bytes(32), now=NOW) is None
-
-
-def test_clock_that_jumps_about_keeps_few_keys(plain: Rig) -> None:
-    life = plain.settings.attested_key_life
-    first = plain.attested.current(now=NOW)
-    for step in range(40, 0, -1):
-        plain.attested.current(now=NOW - step * 5 * life)
-    assert len(plain.attested._keys) <= 6
-    assert plain.attested.current(now=NOW).binding == first.binding
-
-
-def test_key_of_an_epoch_is_quoted_once_for_all_threads(
-    world: World, tmp_path: Path
-) -> None:
-    enclave = provider_enclave(world)
-    made = []
-
-    def counted(data: bytes) -> bytes:
-        made.append(data)
-        return enclave.evidence(data)
-
-    ours = Wrapped(enclave, evidence=counted)
-    with rig(world, tmp_path, platform=ours) as found, ThreadPoolExecutor(8) as threads:
-        keys = list(threads.map(lambda _: found.attested.current(now=NOW), range(16)))
-    assert len({id(key) for key in keys}) == 1
-    assert len(made) == 1
-
-
-def test_proof_that_fails_is_tried_once_for_all_who_wait(
-    world: World, tmp_path: Path
-) -> None:
-    """Anybody may ask for challenges while the host gives no quote."""
-    made, asked, gate = [], [], threading.Event()
-
-    def late(data: bytes) -> bytes:
-        made.append(data)
-        assert gate.wait(20)
-        raise PlatformError(Code.PLATFORM_FAILED, "no quote")
-
-    def ask(found: Rig) -> Code | None:
-        asked.append(1)
-        try:
-            found.attested.current(now=NOW)
-        except TightsealError as e:
-            return e.code
-        return None
-
-    ours = Wrapped(provider_enclave(world), evidence=late)
-    with rig(world, tmp_path, platform=ours) as found, ThreadPoolExecutor(8) as threads:
-        waiting = [threads.submit(ask, found) for _ in range(8)]
-        while len(asked) < len(waiting) or not made:
-            time.sleep(0.01)
-        time.sleep(0.3)
-        gate.set()
-        assert {w.result() for w in waiting} == {Code.PLATFORM_FAILED}
-        assert len(made) == 1
-        # Whoever comes later tries anew.
-        assert ask(found) is Code.PLATFORM_FAILED
-        assert len(made) == 2
-
-
-# -- what stays behind -------------------------------------------------------------
-
-
-def secrets_in(trace: TracebackType | None) -> list[str]:
-    """Names of locals on the way of an error that still hold key bytes."""
-    found = []
-    while trace is not None:
-        for name, value in trace.tb_frame.f_locals.items():
-            held = value if isinstance(value, list | tuple) else [value]
-            if any(isinstance(s, Secret) and any(s.reveal()) for s in held):
-                found.append(f"{trace.tb_frame.f_code.co_name}.{name}")
-        trace = trace.tb_next
-    return found
-
-
-def test_refused_legacy_recipient_leaves_no_key_behind(
-    world: World, td: SimTd, tmp_path: Path
-) -> None:
-    with rig(world, tmp_path, legacy=CHAIN) as ours:
-        low_order = td.evidence(bytes(64))
-        error = refusal(
-            KeyReleaseError, lambda: ours.provider.legacy(low_order, now=NOW)
-        )
-        assert error.code is Code.RECIPIENT_KEY_INVALID
-        assert secrets_in(error.__traceback__) == []
-
-
-def test_failed_sealing_leaves_no_key_behind(
-    plain: Rig, td: SimTd, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(*_: Any, **__: Any) -> bytes:
-        raise KeyReleaseError(Code.ENVELOPE_INVALID, "no")
-
-    monkeypatch.setattr("tightseal.release.provider.seal", fails)
-    _, body = plain.question(td, (*DISK, KeyRequest("swap")))
-    error = refusal(KeyReleaseError, lambda: plain.provider.keys(body, now=NOW))
-    assert secrets_in(error.__traceback__) == []
-
-
-def test_no_repr_shows_a_secret(plain: Rig, td: SimTd) -> None:
-    exchange, body = plain.question(td)
-    released = exchange.open_response(plain.provider.keys(body, now=NOW), now=NOW)
-    key = released.get("disk").reveal()
-    shown = " ".join(
-        repr(value)
-        for value in (
-            released,
-            exchange,
-            exchange._recipient,
-            plain.attested,
-            plain.attested.current(now=NOW),
-            plain.provider,
-            plain.provider._roots.root(0),
-        )
-    )
-    for secret in (key, plain.seed, plain.platform.sealing_key().reveal()):
-        for text in (secret.hex(), repr(secret)[2:-1]):
-            assert text not in shown

@@ -456,6 +456,9 @@ class CrashingJournal:
         del redemption
         return None
 
+    def promise(self, entry: JournalEntry) -> None:
+        del entry
+
     def record(self, entry: JournalEntry, **_: Any) -> bytes:
         raise CrashError(entry.code)
 

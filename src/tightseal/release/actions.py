@@ -26,14 +26,18 @@ from tightseal.errors import (
     ServiceError,
     TightsealError,
 )
-from tightseal.keys.keyring import Keyring, destroy, rotate
+from tightseal.keys.keyring import Keyring, destroy, prepare, retire, rotate
 from tightseal.model.action import (
     ACTION_ID_BYTES,
     Action,
     ActionKind,
     AdoptParameters,
+    InviteParameters,
+    KeyParameters,
     KeyringParameters,
     KeySource,
+    RevokeParameters,
+    SlotParameters,
 )
 from tightseal.model.action_file import source_from_value
 from tightseal.model.canonical import decode, encode
@@ -42,9 +46,12 @@ from tightseal.model.ports import JournalEntry
 from tightseal.model.state import Change, Create, Expect, Record, Replace, StateStore
 from tightseal.policy.actions import AuthorisedAction
 from tightseal.policy.usage import reset, without_platform
+from tightseal.release.handoffs import Handoffs
 from tightseal.release.keyring import Change as KeyringChange
 from tightseal.release.keyring import KeyringKeeper
+from tightseal.release.revoke import revocation, revoke, slots_gone
 from tightseal.release.rewrap import Rewrapper
+from tightseal.release.slots import SlotWays, slot_change
 from tightseal.release.usage import Transform, usage_change
 
 __all__ = [
@@ -93,6 +100,9 @@ class ActionDesk:
     Args:
         store: holds replay records, adoptions and usage.
         keyring: that actions may change; ``None`` in the sidecar shape.
+        slots: what the provider makes slots with, asked for each action; ``None`` where
+            it makes none.
+        shared: whether other providers of the keyring share this store.
         entropy: random bytes, for entry ids; replaced in tests.
     """
 
@@ -101,10 +111,14 @@ class ActionDesk:
         store: StateStore,
         *,
         keyring: KeyringKeeper | None = None,
+        slots: Callable[[], SlotWays] | None = None,
+        shared: bool = False,
         entropy: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
+        self._shared = shared
         self._store = store
         self._keyring = keyring
+        self._slots = slots
         self._entropy = entropy
 
     def perform(self, authorised: AuthorisedAction, *, now: int, log: Log) -> bytes:
@@ -145,12 +159,44 @@ class ActionDesk:
     def _foresee(self, action: Action, *, now: int) -> None:
         """Refuse what cannot be done, before the journal says that it was asked."""
         parameters = action.parameters
-        if not isinstance(parameters, KeyringParameters):
+        if isinstance(parameters, InviteParameters):
+            detail = "an invitation is for the provider that joins by it: provider join"
+            raise RequestError(Code.ACTION_NOT_ALLOWED, detail)
+        if isinstance(parameters, KeyParameters):
             _effect(self._store, action, now=now)
             return
-        keyring = self._keeper().keyring
-        _require_counter(keyring, parameters)
-        keyring_change(action.kind, parameters, now=now)(keyring)
+        keeper = self._keeper()
+        _require_counter(keeper.keyring, parameters)
+        if isinstance(parameters, RevokeParameters):
+            revocation(self._store, parameters, now=now)
+            slots_gone(parameters, working=keeper.working, now=now)(keeper.keyring)
+            return
+        if isinstance(parameters, KeyringParameters) and not self._shared:
+            self._require_going_on(keeper, now=now)
+        self._change(action.kind, parameters, now=now)(keeper.keyring)
+
+    def _require_going_on(self, keeper: KeyringKeeper, *, now: int) -> None:
+        slot = keeper.opened.slot
+        own = None if slot is None else slot.slot_id
+        if Handoffs(self._store).joined_elsewhere(own, now=now):
+            detail = "the keyring was handed over to a provider without this store"
+            raise RequestError(
+                Code.ACTION_NOT_ALLOWED, f"{detail}: ask that one, or revoke it"
+            )
+
+    def _change(
+        self,
+        kind: ActionKind,
+        parameters: KeyringParameters | SlotParameters,
+        *,
+        now: int,
+    ) -> KeyringChange:
+        if isinstance(parameters, KeyringParameters):
+            return keyring_change(kind, parameters, now=now)
+        if self._slots is None:
+            detail = "this provider makes no slots: use tightseal keyring slot"
+            raise RequestError(Code.ACTION_NOT_ALLOWED, detail)
+        return slot_change(kind, parameters, self._slots(), now=now)
 
     def _keeper(self) -> KeyringKeeper:
         if self._keyring is None:
@@ -159,24 +205,39 @@ class ActionDesk:
         return self._keyring
 
     def _change_keyring(
-        self, authorised: AuthorisedAction, parameters: KeyringParameters, *, now: int
+        self,
+        authorised: AuthorisedAction,
+        parameters: KeyringParameters | SlotParameters,
+        *,
+        now: int,
     ) -> None:
         """The keyring first: its counter keeps a repetition from changing it again."""
-        number = parameters.generation
-        if number is not None:
+        kind = authorised.action.kind
+        if kind is ActionKind.DESTROY_GENERATION:
+            assert isinstance(parameters, KeyringParameters), "checked with the form"
+            assert parameters.generation is not None, "checked with the form"
             # No key may be wrapped under what is about to be destroyed.
-            Rewrapper(self._store, self._keeper()).give_up(number, now=now)
+            rewrapper = Rewrapper(self._store, self._keeper())
+            rewrapper.give_up(parameters.generation, now=now)
         self._keeper().change(
-            keyring_change(authorised.action.kind, parameters, now=now),
-            expected=parameters.counter,
+            self._change(kind, parameters, now=now), expected=parameters.counter
         )
         self._store.batch([_replay_record(authorised, now=now)], now=now)
 
     def _commit(self, authorised: AuthorisedAction, *, now: int) -> None:
         action = authorised.action
         parameters = action.parameters
-        if isinstance(parameters, KeyringParameters):
+        if isinstance(parameters, KeyringParameters | SlotParameters):
             self._change_keyring(authorised, parameters, now=now)
+            return
+        if isinstance(parameters, RevokeParameters):
+            # First: a confirmation that is under way asks for it before it brings the
+            # joiner's slots in, so none comes back after they went.
+            gone = revocation(self._store, parameters, now=now)
+            if gone:
+                self._store.batch(list(gone), now=now)
+            revoke(self._keeper(), self._store, parameters, now=now)
+            self._store.batch([_replay_record(authorised, now=now)], now=now)
             return
         for _ in range(MAX_ATTEMPTS):
             effect = _effect(self._store, action, now=now)
@@ -247,10 +308,17 @@ def keyring_change(
     number = parameters.generation
     if kind is ActionKind.DESTROY_GENERATION and number is not None:
         return lambda keyring: destroy(keyring, number, now=now)
+    if kind is ActionKind.RETIRE_GENERATION and number is not None:
+        return lambda keyring: retire(keyring, number, now=now)
+    if kind is ActionKind.PREPARE_GENERATION:
+        return lambda keyring: prepare(keyring, now=now)
     return lambda keyring: rotate(keyring, now=now)
 
 
-def _require_counter(keyring: Keyring, parameters: KeyringParameters) -> None:
+def _require_counter(
+    keyring: Keyring,
+    parameters: KeyringParameters | SlotParameters | RevokeParameters,
+) -> None:
     counter = keyring.header.counter
     if counter != parameters.counter:
         detail = f"keyring: counter {counter}, the action is for {parameters.counter}"
@@ -263,7 +331,7 @@ def _require_counter(keyring: Keyring, parameters: KeyringParameters) -> None:
 def _effect(store: StateStore, action: Action, *, now: int) -> Change:
     """What the store must change, beside the replay record."""
     parameters = action.parameters
-    assert not isinstance(parameters, KeyringParameters), "no record of the store"
+    assert isinstance(parameters, KeyParameters), "no record of the store"
     if isinstance(parameters, AdoptParameters):
         return _adopt(store, action, parameters, now=now)
     transform = _USAGE[action.kind]

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The second step: claims to a grant, by the policy in force and what it remembers.
 
-    policy decides -> adopted and wrapped keys are found -> usage is counted
+    policy decides -> inputs of uses and imports are judged
+                   -> limits by the minute are taken from
+                   -> adopted and wrapped keys are found -> usage is counted
                    -> wrapped keys that are asked for are created -> grant
 
 A denial is in the journal before anybody learns of it.
@@ -17,14 +19,24 @@ from tightseal.model.claims import Claims
 from tightseal.model.grant import Grant
 from tightseal.model.keypath import KeyRequest, ProtocolClass
 from tightseal.model.ports import KeyRoots, NonceRedemption, Recorder
+from tightseal.model.secret import Secret
 from tightseal.platform.attested import AttestedKey
 from tightseal.policy.circumstances import Circumstances
 from tightseal.policy.engine import decide, explain
 from tightseal.policy.eventlog import EventFacts
 from tightseal.release.actions import adopted_source, apply_source
-from tightseal.release.journal import ENTRY_ID_BYTES, Decision, keep_denial
+from tightseal.release.imports import Imports
+from tightseal.release.journal import (
+    ENTRY_ID_BYTES,
+    Decision,
+    keep_denial,
+    uses_of,
+)
+from tightseal.release.leases import Leases
+from tightseal.release.limits import denial_limits, release_limits
 from tightseal.release.memory import Memory
 from tightseal.release.policy import InForce
+from tightseal.release.use import require_inputs
 from tightseal.release.wrapped import WrappedKeys, wrapped_of
 
 __all__ = ["Asked", "Decider"]
@@ -41,6 +53,7 @@ class Asked:
             without a nonce.
         redemption: of the nonce; ``None`` where the protocol has none.
         event_log_hash: SHA-256 of the event log sent along, or ``None``.
+        imports: existing keys that are handed over; ``None`` where there are none.
     """
 
     keys: tuple[KeyRequest, ...]
@@ -48,6 +61,7 @@ class Asked:
     tag: bytes
     redemption: NonceRedemption | None = None
     event_log_hash: bytes | None = None
+    imports: Imports | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +75,7 @@ class Decider:
         signed_time: the newest time that others have signed, Unix seconds.
         roots: what keys are derived from.
         entropy: random bytes.
+        leases: what this node may still release by the limits of the settings.
     """
 
     in_force: InForce
@@ -69,6 +84,7 @@ class Decider:
     signed_time: Callable[[], int]
     roots: KeyRoots
     entropy: Callable[[int], bytes]
+    leases: Leases
 
     def decide(
         self,
@@ -90,16 +106,31 @@ class Decider:
 
         Raises:
             PolicyError: denied; the denial is in the journal.
-            ServiceError: ``policy_expired``, where settings say so; journal or state
-                failed.
+            ServiceError: ``policy_expired``, where settings say so; ``rate_limited``;
+                journal or state failed.
         """
         self.in_force.require_deciding(now=now)
+        limits = self.in_force.settings.limits
+        # Taken before anybody decides: a denial is written down, which costs.
+        reserved = self.leases.take(denial_limits(limits, claims), now=now)
         try:
             grant = self._by_policy(claims, events, asked=asked, key=key, now=now)
-            return self._by_memory(grant, claims, asked=asked, now=now)
+            imported = _inputs(grant, asked)
+            try:
+                self.leases.take(release_limits(limits, claims, grant), now=now)
+                return self._by_memory(grant, imported, claims, asked=asked, now=now)
+            finally:
+                for secret in imported:
+                    if secret is not None:
+                        secret.wipe()
         except PolicyError as denial:
+            reserved = None
             said = Decision(
-                claims, self.in_force, asked.protocol_class.value, asked.event_log_hash
+                claims,
+                self.in_force,
+                asked.protocol_class.value,
+                asked.event_log_hash,
+                uses_of(asked.keys),
             )
             entry_id = self.entropy(ENTRY_ID_BYTES)
             self.recorder.record(
@@ -108,6 +139,8 @@ class Decider:
                 response=keep_denial(denial),
             )
             raise
+        finally:
+            self.leases.give_back(reserved)
 
     def _by_policy(
         self,
@@ -151,9 +184,15 @@ class Decider:
             raise
 
     def _by_memory(
-        self, grant: Grant, claims: Claims, *, asked: Asked, now: int
+        self,
+        grant: Grant,
+        imported: tuple[Secret | None, ...],
+        claims: Claims,
+        *,
+        asked: Asked,
+        now: int,
     ) -> Grant:
-        wrapped = wrapped_of(grant)
+        wrapped = wrapped_of(grant, imported)
         if not grant.usage and not any(grant.adopted) and not wrapped:
             return grant
         if self.memory is None:
@@ -180,3 +219,13 @@ class Decider:
             denial.reasons = (*grant.reasons, *denial.reasons)
             raise
         return replace(grant, paths=paths)
+
+
+def _inputs(grant: Grant, asked: Asked) -> tuple[Secret | None, ...]:
+    """Judge what the requests bring along; the keys that are handed over."""
+    try:
+        require_inputs(grant.paths, asked.keys)
+        return () if asked.imports is None else asked.imports.opened(grant.paths)
+    except PolicyError as denial:
+        denial.reasons = (*grant.reasons, *denial.reasons)
+        raise

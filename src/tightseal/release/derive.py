@@ -3,18 +3,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+from tightseal.envelope.hpke import seal
 from tightseal.errors import Code, ServiceError
-from tightseal.keys.chain import part_of, released_key
+from tightseal.keys.chain import derive
+from tightseal.model import wire
+from tightseal.model.exchange import Transcript
 from tightseal.model.grant import Grant, WrappedUse
-from tightseal.model.keypath import KeyPart, KeyPath, KeyRequest
+from tightseal.model.keypath import KeyPath, KeyRequest
 from tightseal.model.ports import KeyRoots
 from tightseal.model.secret import Secret
 from tightseal.release.memory import Memory
+from tightseal.release.use import answer_of
 from tightseal.release.wrapped import WrappedKeys
 
-__all__ = ["release_all", "release_one", "wrapped_keys"]
+__all__ = ["release_all", "release_one", "seal_all", "wrapped_keys"]
 
 
 def release_all(
@@ -29,7 +34,7 @@ def release_all(
 
     Returns:
         the grant, whose paths say under which generation wrapped keys are now; and the
-        parts that were asked for, which the caller wipes.
+        what was asked for, parts of keys or results of uses, which the caller wipes.
 
     Raises:
         TightsealError: as :func:`release_one`.
@@ -40,7 +45,7 @@ def release_all(
     try:
         for path, use, asked in zip(grant.paths, uses, requests, strict=True):
             used, secret = release_one(
-                path, use, asked.part, roots=roots, memory=memory, now=now
+                path, use, asked, roots=roots, memory=memory, now=now
             )
             released.append(secret)
             paths.append(used)
@@ -54,37 +59,39 @@ def release_all(
 def release_one(
     path: KeyPath,
     use: WrappedUse | None,
-    part: KeyPart,
+    asked: KeyRequest,
     *,
     roots: KeyRoots,
     memory: Memory | None,
     now: int,
     rewrap: bool = True,
 ) -> tuple[KeyPath, Secret]:
-    """One part of one key; never makes one.
+    """One part of one key, or the result of its use; never makes a key.
 
     Args:
         path: as granted.
         use: the record, where the key is wrapped.
-        part: the key, or the public half of a pair.
+        asked: the request: which part of the key, or which use.
         roots: what keys come from.
         memory: holds the records.
         now: Unix seconds.
         rewrap: whether a wrapped key is put under the current generation.
 
     Returns:
-        the path with the generation that the key is of, or is wrapped under; the part.
+        the path with the generation that the key is of, or is wrapped under; the part
+        or the result.
 
     Raises:
-        KeyReleaseError: the root cannot be used.
+        KeyReleaseError: the root cannot be used; what ``use_of`` raises.
         PolicyError: as of ``WrappedKeys.open``.
         ServiceError: the state store failed.
     """
     if use is None:
-        return path, released_key(roots.root(path.generation), path, part)
+        key = derive(roots.root(path.generation), path)
+        return path, answer_of(key, path, asked)
     keys = wrapped_keys(memory, roots)
     opened = keys.open(path, use.record, now=now, rewrap=rewrap)
-    return opened.path, part_of(opened.key, opened.path, part)
+    return opened.path, answer_of(opened.key, opened.path, asked)
 
 
 def wrapped_keys(memory: Memory | None, roots: KeyRoots) -> WrappedKeys:
@@ -97,3 +104,25 @@ def wrapped_keys(memory: Memory | None, roots: KeyRoots) -> WrappedKeys:
         detail = "the policy has wrapped keys, and there is no state store"
         raise ServiceError(Code.INTERNAL, detail)
     return WrappedKeys(memory.store, roots)
+
+
+def seal_all(
+    released: Sequence[Secret],
+    request: wire.ParsedKeysRequest,
+    *,
+    transcript: Transcript,
+) -> tuple[bytes, ...]:
+    """Seal each key to the recipient; wipe them all, whatever happens."""
+    try:
+        return tuple(
+            seal(
+                secret,
+                kem=request.kem,
+                recipient_key=request.recipient_key,
+                info=transcript.hpke_info(request.evidence, index=index),
+            )
+            for index, secret in enumerate(released)
+        )
+    finally:
+        for secret in released:
+            secret.wipe()

@@ -3,18 +3,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from typing import Final
 
 from tightseal.errors import Code, PolicyError, ServiceError
 from tightseal.model.canonical import Value, digest
 from tightseal.model.claims import Claims
 from tightseal.model.grant import Grant, Reason, WrappedUse
+from tightseal.model.keypath import KeyRequest
+from tightseal.model.keyuse import KeyUse
 from tightseal.model.labels import Label
-from tightseal.model.ports import JournalEntry
+from tightseal.model.ports import Completion, JournalEntry
+from tightseal.model.wire import KeysResponse, ParsedKeysResponse, encode_json
 from tightseal.release.policy import InForce
 
-__all__ = ["ENTRY_ID_BYTES", "Decision", "keep_denial", "keep_response", "kept_answer"]
+__all__ = [
+    "ENTRY_ID_BYTES",
+    "Decision",
+    "keep_denial",
+    "keep_response",
+    "kept_answer",
+    "kept_with_proof",
+    "uses_of",
+]
 
 ENTRY_ID_BYTES: Final = 16
 
@@ -42,12 +54,14 @@ class Decision:
         in_force: the policy that judged them.
         protocol_class: ``v1`` or ``legacy``.
         event_log_hash: SHA-256 of the event log sent along, or ``None``.
+        uses: of :func:`uses_of`; empty where every request is for a key.
     """
 
     claims: Claims
     in_force: InForce
     protocol_class: str
     event_log_hash: bytes | None = None
+    uses: tuple[Value, ...] = ()
 
     def granted(self, grant: Grant, *, entry_id: bytes, now: int) -> JournalEntry:
         """The entry of a grant: everything but the keys."""
@@ -58,15 +72,15 @@ class Decision:
         }
         if any(grant.wrapped):
             body["wrapped"] = [_wrapped(use) for use in grant.wrapped]
-        return self._entry("granted", body, grant.reasons, entry_id=entry_id, now=now)
+        return self.entry("granted", body, grant.reasons, entry_id=entry_id, now=now)
 
     def denied(self, denial: PolicyError, *, entry_id: bytes, now: int) -> JournalEntry:
         """The entry of a denial, with every rule that was judged."""
         reasons = tuple(r for r in denial.reasons if isinstance(r, Reason))
         body: dict[str, Value] = {"keys": [], "detail": denial.detail}
-        return self._entry(denial.code.value, body, reasons, entry_id=entry_id, now=now)
+        return self.entry(denial.code.value, body, reasons, entry_id=entry_id, now=now)
 
-    def _entry(
+    def entry(
         self,
         code: str,
         body: dict[str, Value],
@@ -75,6 +89,15 @@ class Decision:
         entry_id: bytes,
         now: int,
     ) -> JournalEntry:
+        """An entry with what all decisions have in common.
+
+        Args:
+            code: ``granted``, or the stable code of the refusal.
+            body: what is this kind of decision's own.
+            reasons: every rule that was judged.
+            entry_id: 16 random bytes.
+            now: Unix seconds.
+        """
         claims, in_force = self.claims, self.in_force
         shared: dict[str, Value] = {
             "evidence_hash": claims.evidence_hash,
@@ -85,6 +108,8 @@ class Decision:
             "single_verifier": claims.single_verifier,
             "reasons": _fitting(reasons),
         }
+        if self.uses:
+            shared["uses"] = self.uses
         return JournalEntry(
             entry_id=entry_id,
             time=now,
@@ -95,10 +120,28 @@ class Decision:
         )
 
 
+def uses_of(keys: tuple[KeyRequest, ...]) -> tuple[Value, ...]:
+    """Of each request its operation with SHA-256 of input and context, or ``None``.
+
+    Inputs and results are never in the journal: it lies outside the TEE. A short or
+    guessable input can be found from its hash all the same.
+    """
+    if not any(key.use for key in keys):
+        return ()
+    return tuple(None if key.use is None else _use(key.use) for key in keys)
+
+
+def _use(use: KeyUse) -> Value:
+    hashes = (hashlib.sha256(use.data).digest(), hashlib.sha256(use.context).digest())
+    return [use.operation.value, *hashes]
+
+
 def _wrapped(use: WrappedUse | None) -> Value:
-    """Of each key whether it was created or opened; of a derived one neither."""
+    """Of each key whether it was created, imported or opened; of a derived one none."""
     if use is None:
         return None
+    if use.imported:
+        return "imported"
     return "created" if use.create else "opened"
 
 
@@ -120,6 +163,16 @@ def _cut(text: str) -> str:
 def keep_response(response: bytes) -> bytes:
     """What is kept of an answer."""
     return _KEPT_RESPONSE + response
+
+
+def kept_with_proof(response: ParsedKeysResponse) -> bytes | Completion:
+    """What is kept of a signed response: with its proof, where a log was promised."""
+
+    def complete(proof: bytes) -> bytes:
+        proved = replace(response, log_proof=proof)
+        return keep_response(encode_json(KeysResponse.of(proved)))
+
+    return complete if response.logged is not None else complete(b"")
 
 
 def keep_denial(denial: PolicyError) -> bytes:

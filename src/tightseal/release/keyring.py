@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The keyring of a running provider: its roots, and changes to them.
 
-    change -> lock -> newest file -> apply -> save, read back, open -> anchor -> in use
+    change -> lock -> newest version -> apply -> share -> save, read back, open
+    -> anchor -> in use
 
 Several workers have one file: who changes it takes the newest first, and the others
-find it by its digest.
+find it by its digest. Several providers have one state store, where the newest version
+lies for all of them (:mod:`tightseal.release.sharing`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,13 +23,17 @@ from tightseal.keys.keyring import (
     GenerationState,
     Keyring,
     KeyringFile,
+    Loaded,
     OpenedKeyring,
     Terms,
     UnseenKeyring,
+    check_goes_on,
     keep,
     keep_opened,
     open_keyring,
     open_with_key,
+    probe_slots,
+    working,
 )
 from tightseal.keys.keyring.file import Basis
 from tightseal.keys.keyring.header import is_simulated
@@ -36,6 +43,8 @@ from tightseal.model.ports import Clock
 from tightseal.model.secret import Secret
 from tightseal.model.slots import SlotKey
 from tightseal.model.state import AnchorClass, Record, StateStore
+from tightseal.release.anchored import Anchors, KeyedAnchor, held
+from tightseal.release.sharing import KeyringShare, SharedCopy
 
 __all__ = [
     "POLICY_NOT_YET_KNOWN",
@@ -70,6 +79,7 @@ class Ways:
         terms: what this provider is.
         anchor: what remembers the counter; ``None`` where nothing does.
         damaged: what to do with slots that are not as they were written.
+        keyed: what remembers the counter and is read with the keyring's key.
     """
 
     file: KeyringFile
@@ -77,6 +87,7 @@ class Ways:
     terms: Terms
     anchor: KeyringAnchor | None = None
     damaged: DamagedSlots = DamagedSlots.REFUSE
+    keyed: KeyedAnchor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,36 +114,41 @@ class KeyringKeeper:
     def __init__(self, ways: Ways) -> None:
         self._ways = ways
         self._lock = threading.Lock()
-        loaded = ways.file.load()
-        self.opened: OpenedKeyring = open_keyring(
-            loaded.data,
-            terms=ways.terms,
-            slot_keys=ways.slot_keys,
-            anchor=ways.anchor,
-            unseen=UnseenKeyring.REFUSE,
-            damaged=ways.damaged,
-        )
-        keep_opened(self.opened, anchor=ways.anchor)
-        self._anchor = ways.anchor
+        loaded, self.opened = _opened_newest(ways)
+        keyed = None if ways.keyed is None else ways.keyed(self.opened.keyring)
+        self._keyed, self._anchor = keyed, keyed or ways.anchor
+        keep_opened(self.opened, anchor=self._anchor)
+        self._share: KeyringShare | None = None
+        self._newest: SharedCopy | None = None
         self._in_use = _in_use(self.opened.keyring, loaded)
 
-    def anchor_with(self, anchor: KeyringAnchor) -> None:
+    def anchor_with(
+        self, anchor: KeyringAnchor, share: KeyringShare | None = None
+    ) -> None:
         """Hold the keyring against what something remembers that lies under its key.
 
         From then on every version is told to it.
+
+        Args:
+            anchor: remembers the counter.
+            share: has the newest version, which is taken over first.
 
         Raises:
             KeyReleaseError: ``keyring_rolled_back``.
             ServiceError: it cannot be asked.
         """
         with self._lock:
+            if share is not None:
+                self._share = share
+                self._look()
             header = self.keyring.header
             known = anchor.remembered(header.keyring_id)
             if known is not None and known > header.counter:
                 detail = f"keyring: counter {header.counter}, remembered is {known}"
                 raise KeyReleaseError(Code.KEYRING_ROLLED_BACK, detail)
             anchor.remember(header.keyring_id, header.counter)
-            self._anchor = anchor
+            keyed = self._keyed
+            self._anchor = anchor if keyed is None else Anchors((keyed, anchor))
 
     @property
     def keyring(self) -> Keyring:
@@ -153,6 +169,12 @@ class KeyringKeeper:
     def anchor(self) -> AnchorClass:
         """What would notice an older file."""
         return self.opened.anchor
+
+    @property
+    def working(self) -> frozenset[bytes]:
+        """Ids of slots that opened the keyring here: one, or none after a handoff."""
+        slot = self.opened.slot
+        return frozenset() if slot is None else frozenset({slot.slot_id})
 
     def generations(self) -> Generations:
         """Current and retired ones; those that were destroyed are gone."""
@@ -220,40 +242,144 @@ class KeyringKeeper:
                 ``state_unavailable``.
         """
         with self._lock:
-            self._look()
-            before = self._in_use
-            counter = before.keyring.header.counter
-            if expected is not None and expected != counter:
-                detail = f"keyring: counter {counter}, expected {expected}"
-                raise ServiceError(Code.STATE_CONFLICT, detail)
-            after = change(before.keyring)
-            saved = keep(
-                self._ways.file,
-                after,
-                replaces=before.basis,
-                anchor=self._anchor,
-            )
-            self._in_use = _in_use(after, saved)
-            return after
+            for _ in range(MAX_ATTEMPTS):
+                self._look()
+                before = self._in_use
+                counter = before.keyring.header.counter
+                if expected is not None and expected != counter:
+                    detail = f"keyring: counter {counter}, expected {expected}"
+                    raise ServiceError(Code.STATE_CONFLICT, detail)
+                after = change(before.keyring)
+                if not self._publish(after):
+                    # Another provider came first: apply it to what that one made.
+                    continue
+                self._keep(after, before.basis)
+                return after
+        detail = f"keyring: other providers came first {MAX_ATTEMPTS} times"
+        raise ServiceError(Code.OVERLOADED, detail)
+
+    def _publish(self, keyring: Keyring) -> bool:
+        """Put a version where other providers find it; before the file has it.
+
+        A crash in between leaves the file behind, which the next look makes up for. The
+        other way round two providers could each go on from a version of their own.
+        """
+        if self._share is None:
+            return True
+        header = keyring.header
+        return self._share.publish(
+            header.keyring_id, keyring.seal(), header.counter, after=self._newest
+        )
+
+    def _keep(self, keyring: Keyring, replaces: Basis) -> None:
+        """Save a version and use it, unless another worker just saved the very same."""
+        file = self._ways.file
+        try:
+            basis: Basis = keep(file, keyring, replaces=replaces, anchor=self._anchor)
+        except ServiceError as e:
+            basis = file.load()
+            same = hashlib.sha256(keyring.seal()).digest() == basis.digest
+            if e.code is not Code.STATE_CONFLICT or not same:
+                raise
+        self._in_use = _in_use(keyring, basis)
 
     def _look(self) -> bool:
-        ways, before = self._ways, self._in_use
-        loaded = ways.file.load()
+        loaded = self._ways.file.load()
+        if self._share is None:
+            return self._take_file(loaded, anchor=self._anchor)
+        return self._take_shared(self._share, loaded)
+
+    def _take_file(self, loaded: Loaded, *, anchor: KeyringAnchor | None) -> bool:
+        before = self._in_use
         if loaded.digest == before.basis.digest:
             return False
-        opened = open_with_key(
-            loaded.data,
-            key=before.keyring.key,
-            terms=ways.terms,
-            anchor=self._anchor,
-        )
+        opened = self._opened(loaded.data, anchor=anchor)
         was, found = (k.header.counter for k in (before.keyring, opened.keyring))
         if found <= was:
             detail = f"keyring: counter {found} on disk, {was} in use"
             raise KeyReleaseError(Code.KEYRING_ROLLED_BACK, detail)
+        self._require_way(opened.keyring)
         keep_opened(opened, anchor=self._anchor)
         self._in_use = _in_use(opened.keyring, loaded)
         return True
+
+    def _take_shared(self, share: KeyringShare, loaded: Loaded) -> bool:
+        """Take over the shared version, or publish ours, where it is ahead.
+
+        Ours is ahead where the share had none yet, after a crash of a file's writer in
+        an older version, and where a command changed the file. At the same counter the
+        shared one counts: nobody else has seen ours.
+
+        Raises:
+            KeyReleaseError: ``keyring_rolled_back``, where the file is ahead by count
+                and lacks what others rotated to; ``slot_unavailable``, where the shared
+                one was left without a slot that opens here: we were revoked.
+        """
+        before = self._in_use
+        keyring_id = before.keyring.header.keyring_id
+        self._newest = newest = share.newest(keyring_id)
+        if newest is not None and (
+            newest.digest == loaded.digest == before.basis.digest
+        ):
+            return False
+        on_disk = self._opened(loaded.data, anchor=None).keyring
+        if newest is None or newest.counter < on_disk.header.counter:
+            # Not the anchor's business: a host that puts an older file here gets the
+            # shared version back, and no newer one than we wrote opens.
+            if newest is not None:
+                self._check_goes_on(share, on_disk)
+            taken = self._take_file(loaded, anchor=None)
+            if self._publish(self._in_use.keyring):
+                self._newest = share.newest(keyring_id)
+            return taken
+        if newest.digest == loaded.digest:
+            self._require_way(on_disk)
+            self._in_use = _in_use(on_disk, loaded)
+            return True
+        fetched = share.fetch(keyring_id)
+        if fetched is None:
+            return False
+        found = self._opened(fetched[1], anchor=None).keyring
+        self._require_way(found)
+        self._newest = fetched[0]
+        self._keep(found, loaded)
+        return True
+
+    def _check_goes_on(self, share: KeyringShare, on_disk: Keyring) -> None:
+        fetched = share.fetch(on_disk.header.keyring_id)
+        if fetched is None:
+            return
+        data = fetched[1]
+        try:
+            shared = self._opened(data, anchor=None).keyring
+        except KeyReleaseError:
+            # Under the keyring key from before a renewal, as which it lies here sealed
+            # anew; whoever did not take part in that does not open this store.
+            return
+        check_goes_on(shared, on_disk)
+
+    def _require_way(self, keyring: Keyring) -> None:
+        """Refuse a version from which our slots were taken.
+
+        The host of a provider that was revoked can put its older file back, which opens
+        here, and leads to the store that the others share. Our own image must not go on
+        from there to roots that were made to be kept from it.
+        """
+        ours = self.opened.slot
+        there = {slot.slot_id for slot in keyring.slots}
+        if ours is None or ours.slot_id in there:
+            return
+        if working(probe_slots(keyring, self._ways.slot_keys)):
+            return
+        detail = f"counter {keyring.header.counter} has no slot that opens here"
+        raise KeyReleaseError(
+            Code.SLOT_UNAVAILABLE,
+            f"keyring: {detail}: this provider was revoked, or never confirmed; join",
+        )
+
+    def _opened(self, data: bytes, *, anchor: KeyringAnchor | None) -> OpenedKeyring:
+        key = self._in_use.keyring.key
+        return open_with_key(data, key=key, terms=self._ways.terms, anchor=anchor)
 
 
 class StoreAnchor:
@@ -311,6 +437,34 @@ class StoreAnchor:
             if e.code is not Code.STATE_MISSING:
                 raise
             return None
+
+
+def _opened_newest(ways: Ways) -> tuple[Loaded, OpenedKeyring]:
+    """Open the file, again where somebody saved another version meanwhile.
+
+    Of a version that was saved since the anchor knows more than the one we read says.
+    """
+    for _ in range(MAX_ATTEMPTS):
+        loaded = ways.file.load()
+        opened = open_keyring(
+            loaded.data,
+            terms=ways.terms,
+            slot_keys=ways.slot_keys,
+            anchor=ways.anchor,
+            unseen=UnseenKeyring.REFUSE,
+            damaged=ways.damaged,
+        )
+        if ways.keyed is None:
+            return loaded, opened
+        try:
+            return loaded, held(opened, ways.keyed(opened.keyring))
+        except BaseException as e:
+            opened.keyring.wipe()
+            late = isinstance(e, KeyReleaseError)
+            if not late or ways.file.load().digest == loaded.digest:
+                raise
+    detail = f"keyring: others saved it {MAX_ATTEMPTS} times while it was opened"
+    raise ServiceError(Code.OVERLOADED, detail)
 
 
 def _in_use(keyring: Keyring, basis: Basis) -> _InUse:

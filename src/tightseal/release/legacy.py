@@ -39,10 +39,12 @@ class LegacyAnswer:
     Attributes:
         encrypted_key: libsodium sealed box over the 32-byte key, 80 bytes.
         provider_quote: quote with report data ``SHA256(encrypted_key)`` and zeros.
+        tenant: that the key belongs to; not sent.
     """
 
     encrypted_key: bytes
     provider_quote: bytes
+    tenant: str = ""
 
 
 def legacy_recipient(claims: Claims) -> bytes:

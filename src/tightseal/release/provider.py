@@ -14,11 +14,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, TypeAlias
 
-from tightseal.envelope.hpke import check_recipient_key, seal
+from tightseal.envelope.hpke import check_recipient_key
 from tightseal.envelope.sealed_box import seal_legacy
 from tightseal.errors import (
     Code,
@@ -30,7 +30,6 @@ from tightseal.errors import (
 from tightseal.model import wire
 from tightseal.model.action_file import parse_action
 from tightseal.model.base64url import encode_base64url
-from tightseal.model.claims import Claims
 from tightseal.model.exchange import (
     ChallengeBody,
     KeyFacts,
@@ -47,21 +46,30 @@ from tightseal.model.ports import (
     Recorder,
     Verifier,
 )
-from tightseal.model.secret import Secret
 from tightseal.model.wire_fields import nonce_bytes
 from tightseal.model.wire_operator import ActionDone
 from tightseal.platform.attested import AttestedKey, AttestedKeys
 from tightseal.policy.actions import authorise
-from tightseal.policy.eventlog import EventFacts, replay_event_log
+from tightseal.release.begun import (
+    Begun,
+    Finished,
+    claim_of,
+    replayed,
+    require_answer,
+    require_at_most,
+)
 from tightseal.release.decision import Asked, Decider
-from tightseal.release.derive import release_all
+from tightseal.release.derive import release_all, seal_all
+from tightseal.release.imports import Imports, import_key_of
 from tightseal.release.info import describe
 from tightseal.release.journal import (
     ENTRY_ID_BYTES,
     Decision,
-    keep_response,
     kept_answer,
+    kept_with_proof,
+    uses_of,
 )
+from tightseal.release.leases import Leases
 from tightseal.release.legacy import (
     LEGACY_KEY,
     LegacyAnswer,
@@ -105,6 +113,7 @@ class Provider:
         staple: finds the provider's own collateral.
         stage: wraps each step, to measure it.
         entropy: random bytes; replaced in tests.
+        leases: limits by the minute; by default over this process alone.
     """
 
     def __init__(
@@ -122,6 +131,7 @@ class Provider:
         staple: Staple | None = None,
         stage: Stage = lambda _name: nullcontext(),
         entropy: Callable[[int], bytes] = secrets.token_bytes,
+        leases: Leases | None = None,
     ) -> None:
         self._in_force = in_force
         self._settings = in_force.settings
@@ -142,6 +152,7 @@ class Provider:
             signed_time=signed_time,
             roots=roots,
             entropy=entropy,
+            leases=leases or Leases(None),
         )
 
     # -- the exchange, version 1 --------------------------------------------------
@@ -164,17 +175,18 @@ class Provider:
             client_nonce=client_nonce,
             expires_at=expires_at,
             provider_evidence_hash=hashlib.sha256(key.evidence).digest(),
+            import_key=import_key_of(key).public_bytes()
+            if request.import_key is True
+            else None,
         )
-        return wire.ChallengeResponse(
-            version=1,
-            nonce=encode_base64url(nonce),
-            expires_at=expires_at,
-            client_nonce=request.client_nonce,
-            binding=wire.AttestedKeyBindingJson.of(key.binding),
-            provider_evidence=encode_base64url(key.evidence),
-            signature=encode_base64url(key.sign(body.to_sign())),
-            collateral=self._stapled(request.collateral, now=now),
-            simulated=key.trust_domain.simulated,
+        return wire.ChallengeResponse.of(
+            wire.ParsedChallenge(
+                body=body,
+                signature=key.sign(body.to_sign()),
+                provider_evidence=key.evidence,
+                stapled=self._stapled(request.collateral, now=now),
+                simulated=key.trust_domain.simulated,
+            )
         )
 
     def keys(self, body: bytes, *, now: int) -> bytes:
@@ -188,24 +200,57 @@ class Provider:
             JSON of the response; for a byte-identical retry, the same bytes again.
 
         Raises:
+            TightsealError: as :meth:`begin` and the call that it returns.
+        """
+        return self.begin(body, now=now).finish(now).body
+
+    def begin(self, body: bytes, *, now: int) -> Begun:
+        """Make every check that costs little, and leave the rest for later.
+
+        Form, sizes, nonce, recipient key, and what the evidence says of itself: whoever
+        is refused here has cost no signature. A retry is answered.
+
+        Raises:
             RequestError: the form is wrong.
+            EvidenceError: the nonce is not ours, or the evidence answers another
+                challenge by its own word.
+            KeyReleaseError: the recipient key cannot be used.
+            ServiceError: the journal failed.
+        """
+        request, redemption, key = self._admit(body, now=now)
+        if (kept := self._recorder.kept_response(redemption)) is not None:
+            return Begun.done(kept_answer(kept))
+        check_recipient_key(request.kem, request.recipient_key)
+        transcript = request.transcript(key.binding)
+        claim = claim_of(request.evidence, expected=transcript.report_data())
+
+        def finish(now: int) -> Finished:
+            return self._finish(request, redemption, key, transcript, now=now)
+
+        return Begun(claim, finish)
+
+    def _finish(
+        self,
+        request: wire.ParsedKeysRequest,
+        redemption: NonceRedemption,
+        key: AttestedKey,
+        transcript: Transcript,
+        *,
+        now: int,
+    ) -> Finished:
+        """The seven steps.
+
+        Raises:
             EvidenceError: the evidence is not authentic, or answers another challenge;
                 the event log does not lead to its registers.
             CollateralError: the evidence cannot be judged.
             PolicyError: denied; the denial is in the journal.
-            KeyReleaseError: the recipient key cannot be used.
             ServiceError: journal, state or platform failed; nothing left.
         """
-        request, redemption, key = self._admit(body, now=now)
-        if (kept := self._recorder.kept_response(redemption)) is not None:
-            return kept_answer(kept)
-        check_recipient_key(request.kem, request.recipient_key)
-        transcript = request.transcript(key.binding)
-
         with self._stage("verify"):
             claims = self._verify(request.evidence, now=now)
-            _require_answer(claims, expected=transcript.report_data())
-            events = _replayed(request.event_log, claims)
+            require_answer(claims, expected=transcript.report_data())
+            events = replayed(request.event_log, claims)
         with self._stage("decide"):
             asked = Asked(
                 keys=request.keys,
@@ -213,6 +258,9 @@ class Provider:
                 tag=redemption.request_hash,
                 redemption=redemption,
                 event_log_hash=transcript.event_log_hash,
+                imports=Imports(request, transcript=transcript, key=key)
+                if request.imports
+                else None,
             )
             grant = self._decider.decide(claims, events, asked=asked, key=key, now=now)
         with self._stage("derive"):
@@ -224,9 +272,17 @@ class Provider:
                 now=now,
             )
         with self._stage("seal"):
-            envelopes = _seal_all(released, request, transcript=transcript)
+            envelopes = seal_all(released, request, transcript=transcript)
         with self._stage("attest"):
             entry_id = self._entropy(ENTRY_ID_BYTES)
+            said = Decision(
+                claims,
+                self._in_force,
+                ProtocolClass.V1.value,
+                asked.event_log_hash,
+                uses_of(request.keys),
+            )
+            entry = said.granted(grant, entry_id=entry_id, now=now)
             unsigned = wire.ParsedKeysResponse(
                 envelopes=envelopes,
                 keys=_facts(grant, request.keys),
@@ -240,18 +296,14 @@ class Provider:
                 policy=self._in_force.said(),
                 anchor=self._memory.anchor if self._memory else None,
                 quote=None,
+                logged=self._recorder.promise(entry),
             )
             response = self._attest(unsigned, key, proof=request.proof)
         with self._stage("record"):
-            said = Decision(
-                claims, self._in_force, ProtocolClass.V1.value, asked.event_log_hash
-            )
             kept = self._recorder.record(
-                said.granted(grant, entry_id=entry_id, now=now),
-                redemption=redemption,
-                response=keep_response(response),
+                entry, redemption=redemption, response=kept_with_proof(response)
             )
-        return kept_answer(kept)
+        return Finished(kept_answer(kept), grant.paths[0].tenant)
 
     def _admit(
         self, body: bytes, *, now: int
@@ -262,10 +314,10 @@ class Provider:
         expires_at = self._mint.check(nonce_bytes(text.nonce), now)
         request = text.parsed()
         limits = self._settings.limits
-        _require_at_most("keys", len(request.keys), limits.max_keys)
-        _require_at_most("evidence", len(request.evidence), limits.max_evidence_bytes)
+        require_at_most("keys", len(request.keys), limits.max_keys)
+        require_at_most("evidence", len(request.evidence), limits.max_evidence_bytes)
         log_bytes = len(request.event_log or b"")
-        _require_at_most("event log", log_bytes, limits.max_event_log_bytes)
+        require_at_most("event log", log_bytes, limits.max_event_log_bytes)
         key = self._attested.answering(request.binding_key_hash, now=now)
         if key is None:
             detail = "the request names an attested key that is not ours any more"
@@ -279,14 +331,13 @@ class Provider:
 
     def _attest(
         self, unsigned: wire.ParsedKeysResponse, key: AttestedKey, *, proof: wire.Proof
-    ) -> bytes:
-        """The signed response as JSON; with a quote over it, where that is wanted."""
+    ) -> wire.ParsedKeysResponse:
+        """The signed response; with a quote over it, where that is wanted."""
         body = unsigned.signed_body()
         quote = None
         if proof is wire.Proof.QUOTE:
             quote = self._platform.evidence(quote_proof_report_data(body))
-        signed = dataclasses.replace(unsigned, signature=key.sign(body), quote=quote)
-        return wire.encode_json(wire.KeysResponse.of(signed))
+        return dataclasses.replace(unsigned, signature=key.sign(body), quote=quote)
 
     # -- the legacy protocol ------------------------------------------------------
 
@@ -309,7 +360,7 @@ class Provider:
         settings = self._settings
         if not settings.legacy.enabled:
             raise RequestError(Code.NOT_FOUND, "the legacy protocol is switched off")
-        _require_at_most("evidence", len(quote), settings.limits.max_evidence_bytes)
+        require_at_most("evidence", len(quote), settings.limits.max_evidence_bytes)
         key = self._own_key(now=now)
 
         with self._stage("verify"):
@@ -345,7 +396,9 @@ class Provider:
                 redemption=None,
                 response=b"",
             )
-        return LegacyAnswer(encrypted_key=encrypted, provider_quote=provider_quote)
+        return LegacyAnswer(
+            encrypted_key=encrypted, provider_quote=provider_quote, tenant=path.tenant
+        )
 
     # -- what needs no evidence ---------------------------------------------------
 
@@ -433,48 +486,3 @@ class Provider:
 def _facts(grant: Grant, requests: tuple[KeyRequest, ...]) -> tuple[KeyFacts, ...]:
     wanted = zip(grant.paths, requests, strict=True)
     return tuple(KeyFacts.of(path, asked) for path, asked in wanted)
-
-
-def _seal_all(
-    released: Sequence[Secret],
-    request: wire.ParsedKeysRequest,
-    *,
-    transcript: Transcript,
-) -> tuple[bytes, ...]:
-    """Seal each key to the recipient; wipe them all, whatever happens."""
-    try:
-        return tuple(
-            seal(
-                secret,
-                kem=request.kem,
-                recipient_key=request.recipient_key,
-                info=transcript.hpke_info(request.evidence, index=index),
-            )
-            for index, secret in enumerate(released)
-        )
-    finally:
-        for secret in released:
-            secret.wipe()
-
-
-def _replayed(event_log: bytes | None, claims: Claims) -> EventFacts | None:
-    return None if event_log is None else replay_event_log(event_log, claims)
-
-
-def _require_answer(claims: Claims, *, expected: bytes) -> None:
-    """The evidence must commit to this very exchange."""
-    if not claims.report_data_bound:
-        detail = "a paravisor chose the report data, so it binds no recipient key"
-        raise EvidenceError(Code.REPORT_DATA_UNBOUND, detail)
-    if claims.report_data != expected:
-        detail = (
-            f"report data: expected {expected.hex()[:32]}…, "
-            f"got {claims.report_data.hex()[:32]}…"
-        )
-        raise EvidenceError(Code.REPORT_DATA_MISMATCH, detail)
-
-
-def _require_at_most(what: str, got: int, limit: int) -> None:
-    if got > limit:
-        detail = f"{what}: {got}, at most {limit}"
-        raise RequestError(Code.REQUEST_TOO_LARGE, detail)

@@ -7,7 +7,7 @@ import hashlib
 
 from tightseal.errors import Code, ServiceError
 from tightseal.model.grant import Grant
-from tightseal.model.keypath import KeyPart, KeyPath
+from tightseal.model.keypath import KeyPart, KeyPath, KeyRequest
 from tightseal.model.ports import KeyRoots
 from tightseal.model.public_key import PublicKeyBody, PublicKeyQuestion
 from tightseal.model.wire import ParsedPublicKey
@@ -88,10 +88,11 @@ def _public_half(
         now=now,
     )
     (use,) = grant.wrapped
+    path = _adopted(grant, memory, now=now)
     path, public = release_one(
-        _adopted(grant, memory, now=now),
+        path,
         use,
-        KeyPart.PUBLIC,
+        KeyRequest(path.purpose, path.label, path.length, KeyPart.PUBLIC),
         roots=roots,
         memory=memory,
         now=now,

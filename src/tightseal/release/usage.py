@@ -133,6 +133,7 @@ class UsageCounter:
             tag=tag,
             now=now,
             purpose=demand.purpose,
+            times=demand.times,
         )
         if held is None:
             yield Create(KIND, demand.record, after.encode())

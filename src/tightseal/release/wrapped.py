@@ -64,18 +64,33 @@ class Wanted:
     Attributes:
         path: as granted, under the current generation.
         use: its record, and whether it is to be created.
+        imported: the key to keep; ``None`` where it is to be a random one.
     """
 
     path: KeyPath
     use: WrappedUse
+    imported: Secret | None = None
 
 
-def wrapped_of(grant: Grant) -> tuple[Wanted, ...]:
-    """The wrapped keys of a grant, in order."""
+def wrapped_of(
+    grant: Grant, imported: tuple[Secret | None, ...] = ()
+) -> tuple[Wanted, ...]:
+    """The wrapped keys of a grant, in order.
+
+    Args:
+        grant: of policy.
+        imported: for each path the key that is handed over, or ``None``; empty where
+            none is.
+    """
     if not any(grant.wrapped):
         return ()
-    pairs = zip(grant.paths, grant.wrapped, strict=True)
-    return tuple(Wanted(path, use) for path, use in pairs if use is not None)
+    keys = imported or (None,) * len(grant.paths)
+    found = zip(grant.paths, grant.wrapped, keys, strict=True)
+    wanted = tuple(Wanted(path, use, key) for path, use, key in found if use)
+    if any(one.use.imported != (one.imported is not None) for one in wanted):
+        # A random key must never stand in for one that was handed over.
+        raise ServiceError(Code.INTERNAL, "wrapped key: an import without its key")
+    return wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +163,18 @@ class WrappedKeys:
                 same bytes again say so; what else the store raises.
         """
         paths = {one.use.record: one.path for one in wanted if one.use.create}
+        imported = {one.use.record: one.imported for one in wanted}
         for _ in range(MAX_ATTEMPTS):
             missing = self._not_created(paths, tag=tag, now=now)
             if not missing:
                 return
             floor = read_floor(self._store, now=now)
             changes: list[Change] = [
-                Create(kind_of(name), name, self._made(name, path, tag, floor))
+                Create(
+                    kind_of(name),
+                    name,
+                    self._made(name, path, tag, floor, imported[name]),
+                )
                 for name, path in missing.items()
             ]
             if self._written([*changes, floor.expected], now=now):
@@ -255,10 +275,20 @@ class WrappedKeys:
                 raise _exists(path)
         return missing
 
-    def _made(self, name: str, path: KeyPath, tag: bytes, floor: Floor) -> bytes:
-        """A new key, as the value of its record."""
+    def _made(
+        self,
+        name: str,
+        path: KeyPath,
+        tag: bytes,
+        floor: Floor,
+        imported: Secret | None,
+    ) -> bytes:
+        """A new key, or one that was handed over, as the value of its record."""
         floor.require(path.generation)
-        key = random_key(path, self._entropy)
+        if imported is None:
+            key = random_key(path, self._entropy)
+        else:
+            key = Secret(imported.reveal())  # The caller's stays for another attempt.
         try:
             return WrappedRecord.seal(
                 key,

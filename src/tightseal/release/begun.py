@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A request between its cheap checks and its costly ones.
+
+Whoever calls the pipeline may let a request wait here, in an order of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tightseal.errors import Code, EvidenceError, RequestError
+from tightseal.evidence.claimed import claimed
+from tightseal.model.claims import Claims
+from tightseal.policy.eventlog import EventFacts, replay_event_log
+
+__all__ = [
+    "Begun",
+    "Finished",
+    "claim_of",
+    "replayed",
+    "require_answer",
+    "require_at_most",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The answer, and what was verified on the way.
+
+    Attributes:
+        body: JSON of the response.
+        tenant: that the keys belong to; ``None`` where nothing was verified, as for a
+            retry that is answered from the journal.
+    """
+
+    body: bytes
+    tenant: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A request that passed every cheap check.
+
+    Attributes:
+        claim: the platform that its evidence claims, unverified; empty where there is
+            nothing to verify, or nothing to read.
+        finish: makes the costly checks and answers; takes Unix seconds.
+        answered: whether there is nothing costly left.
+    """
+
+    claim: bytes
+    finish: Callable[[int], Finished]
+    answered: bool = False
+
+    @classmethod
+    def done(cls, body: bytes) -> Begun:
+        """A request that is answered already."""
+        return cls(b"", lambda _now: Finished(body), answered=True)
+
+
+def claim_of(evidence: bytes, *, expected: bytes) -> bytes:
+    """The platform that evidence claims, a hint; empty where it is not readable.
+
+    Evidence of another exchange is refused by its own word, before any signature is
+    looked at. What answers by its own word is judged by the verified claims once more.
+    """
+    try:
+        said = claimed(evidence)
+    except EvidenceError:
+        # The verifier refuses it, with the check that failed.
+        return b""
+    if said.report_data is not None and said.report_data != expected:
+        raise _other_report_data(expected=expected, got=said.report_data)
+    return said.platform
+
+
+def replayed(event_log: bytes | None, claims: Claims) -> EventFacts | None:
+    """What the event log proves, where one came along."""
+    return None if event_log is None else replay_event_log(event_log, claims)
+
+
+def require_answer(claims: Claims, *, expected: bytes) -> None:
+    """The evidence must commit to this very exchange."""
+    if not claims.report_data_bound:
+        detail = "a paravisor chose the report data, so it binds no recipient key"
+        raise EvidenceError(Code.REPORT_DATA_UNBOUND, detail)
+    if claims.report_data != expected:
+        raise _other_report_data(expected=expected, got=claims.report_data)
+
+
+def _other_report_data(*, expected: bytes, got: bytes) -> EvidenceError:
+    detail = f"report data: expected {expected.hex()[:32]}…, got {got.hex()[:32]}…"
+    return EvidenceError(Code.REPORT_DATA_MISMATCH, detail)
+
+
+def require_at_most(what: str, got: int, limit: int) -> None:
+    """Refuse what is longer than settings allow: ``request_too_large``."""
+    if got > limit:
+        detail = f"{what}: {got}, at most {limit}"
+        raise RequestError(Code.REQUEST_TOO_LARGE, detail)
