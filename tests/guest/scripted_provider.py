@@ -33,6 +33,12 @@ from tightseal.model.exchange import (
     Transcript,
     quote_proof_report_data,
 )
+from tightseal.model.importing import (
+    IMPORT_KEM,
+    IMPORT_SALT_BYTES,
+    MAX_IMPORT_BYTES,
+    import_commitment,
+)
 from tightseal.model.keypath import KeyType
 from tightseal.model.provider import (
     AttestedKeyBinding,
@@ -164,6 +170,9 @@ class Provider:
     response_signer: Ed25519PrivateKey | None = None
     sealed_to: bytes | None = None
     bindings: dict[bytes, AttestedKeyBinding] = field(default_factory=dict)
+    imports_to: RecipientKey = field(
+        default_factory=lambda: RecipientKey.generate(IMPORT_KEM)
+    )
 
     def binding(self) -> AttestedKeyBinding:
         made = AttestedKeyBinding(
@@ -190,6 +199,9 @@ class Provider:
                 client_nonce=client_nonce,
                 expires_at=NOW + 120,
                 provider_evidence_hash=hashlib.sha256(evidence).digest(),
+                import_key=self.imports_to.public_bytes()
+                if b"import_key" in body
+                else None,
             )
         )
         self.bindings[signed.nonce] = signed.binding
@@ -209,12 +221,16 @@ class Provider:
         transcript = request.transcript(self.bindings[request.nonce])
         claims = self.evidence.tickets[request.evidence]
         assert claims.report_data == transcript.report_data()
+        self._keep(request, transcript)
         envelopes = self.envelopes_before(self._seal(request, transcript))
         made = ParsedKeysResponse(
             envelopes=envelopes,
             keys=tuple(
                 KeyFacts(
-                    self.types.get((key.purpose, key.label), KeyType.RAW), key.part, 0
+                    self.types.get((key.purpose, key.label), KeyType.RAW),
+                    key.part,
+                    0,
+                    None if key.use is None else key.use.operation,
                 )
                 for key in request.keys
             ),
@@ -238,6 +254,20 @@ class Provider:
             claims = self.quote_claims(replace(self.claims, report_data=data))
             response = replace(response, quote=self.evidence.make(claims))
         return _changed(encode_json(KeysResponse.of(response)), self.response_after)
+
+    def _keep(self, request: ParsedKeysRequest, transcript: Transcript) -> None:
+        """Open what is imported, unless the test has put another key in its place."""
+        for index, sealed in enumerate(request.imports):
+            if sealed is None:
+                continue
+            asked = request.keys[index]
+            info = transcript.import_info(request.evidence, index=index)
+            raw = self.imports_to.open(
+                sealed, info=info, max_bytes=MAX_IMPORT_BYTES
+            ).reveal()
+            salt, key = raw[:IMPORT_SALT_BYTES], raw[IMPORT_SALT_BYTES:]
+            assert asked.imported == import_commitment(salt, Secret(key))
+            self.keys.setdefault((asked.purpose, asked.label), key)
 
     def public_key(self, body: bytes) -> bytes:
         question = decode_json(body, PublicKeyRequest).parsed()

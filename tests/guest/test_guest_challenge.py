@@ -378,7 +378,7 @@ def test_the_edges_of_the_tolerance(change: dict[str, Any], accepted: bool) -> N
 
 def test_the_checks_have_distinct_names() -> None:
     names = [name for name, _ in CHALLENGE_CHECKS]
-    assert len(set(names)) == len(names) == 7
+    assert len(set(names)) == len(names) == 8
 
 
 @given(body=st.binary(max_size=2000))

@@ -8,28 +8,35 @@ import secrets
 import ssl
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Self
 
 import httpx
 
 from tightseal.errors import ProviderError
+from tightseal.guest.attested_tls import TlsTrust, attests, trust_context
 from tightseal.guest.exchange import Exchange, Terms
 from tightseal.guest.http import (
     HEADERS,
     LIMITS,
     Answer,
     Bounds,
+    about,
     content_type,
     judge,
     max_bytes,
     platform_of,
     provider_url,
+    request_id,
+    retry_after,
     tls_key_hash,
     too_large,
     unreachable,
+    wait_before,
     worth_repeating,
 )
+from tightseal.guest.importing import same_key
 from tightseal.guest.public_key import (
     KeyName,
     PublicKey,
@@ -37,9 +44,11 @@ from tightseal.guest.public_key import (
     verify_public_key,
 )
 from tightseal.guest.released import ReleasedKeys
+from tightseal.guest.using import signature_of, use_request
 from tightseal.model.exchange import CLIENT_NONCE_BYTES
 from tightseal.model.generation import Generation, GenerationName
 from tightseal.model.keypath import DEFAULT_KEY_BYTES, KeyPart, KeyRequest
+from tightseal.model.keyuse import KeyUse, Operation
 from tightseal.model.ports import Clock, EvidenceSource
 from tightseal.model.secret import Secret
 from tightseal.model.wire import CHALLENGE_PATH, KEYS_PATH, PUBLIC_KEY_PATH, Proof
@@ -60,7 +69,8 @@ class AsyncClient:
         bounds: timeouts and retries.
         clock: Unix seconds.
         sleep: waits between tries.
-        tls: for providers with a certificate of their own; else public CAs count.
+        tls: how the provider's certificate is judged, or a context of one's own;
+            by default public CAs count.
         transport: replaces the network in tests.
 
     Raises:
@@ -76,7 +86,7 @@ class AsyncClient:
         bounds: Bounds | None = None,
         clock: Clock = lambda: int(time.time()),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        tls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | TlsTrust | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._source = source
@@ -84,14 +94,22 @@ class AsyncClient:
         self._bounds = bounds or Bounds()
         self._clock = clock
         self._sleep = sleep
+        address = provider_url(url)
         self._http = httpx.AsyncClient(
-            base_url=provider_url(url),
+            base_url=address,
             headers=HEADERS,
             timeout=self._bounds.timeout(),
             limits=LIMITS,
             follow_redirects=False,
             trust_env=False,
-            verify=True if tls is None else tls,
+            verify=trust_context(
+                tls,
+                url=address,
+                pin=terms.pin,
+                collateral=terms.collateral,
+                clock=clock,
+                tolerance=terms.tolerance,
+            ),
             transport=transport,
         )
 
@@ -106,9 +124,12 @@ class AsyncClient:
         Raises:
             TightsealError: as the blocking client.
         """
-        source = platform_of(self._source)
         exchange = Exchange(self._terms, requests, proof=proof, event_log=event_log)
+        return await self._released(exchange)
+
+    async def _released(self, exchange: Exchange) -> ReleasedKeys:
         try:
+            source = platform_of(self._source)
             answer = await self._post(CHALLENGE_PATH, exchange.challenge_request())
             check = partial(
                 exchange.check_challenge,
@@ -116,11 +137,14 @@ class AsyncClient:
                 tls_key_hash=answer.tls_key_hash,
                 now=self._clock(),
             )
-            report_data = await asyncio.to_thread(check)
+            with about(answer):
+                report_data = await asyncio.to_thread(check)
             evidence = await asyncio.to_thread(source.evidence, report_data)
             answer = await self._post(KEYS_PATH, exchange.keys_request(evidence))
             finish = partial(exchange.open_response, answer.body, now=self._clock())
-            return await asyncio.to_thread(finish)
+            with about(answer):
+                keys = await asyncio.to_thread(finish)
+            return replace(keys, request_id=answer.request_id)
         finally:
             exchange.wipe()
 
@@ -143,6 +167,126 @@ class AsyncClient:
         request = KeyRequest(purpose, label, length, part, generation, create)
         released = await self.keys(request)
         return released.get(purpose, label, generation=generation)
+
+    async def import_key(
+        self,
+        purpose: str,
+        key: Secret,
+        label: str = "",
+        *,
+        proof: Proof = Proof.ATTESTED_KEY,
+        event_log: bytes | None = None,
+    ) -> ReleasedKeys:
+        """Hand an existing key over, to be kept under this purpose from now on.
+
+        It travels sealed to the provider that was checked, and the evidence commits to
+        it. The answer holds it again: what is kept is what was given.
+
+        Args:
+            purpose: of a wrapped key that is not there yet, and that may be imported.
+            key: 16 to 64 bytes; of a pair the private half. Not wiped here.
+            label: of the sub-key.
+            proof: as of :meth:`keys`.
+            event_log: likewise.
+
+        Raises:
+            ProviderError: as :meth:`keys`; ``response_invalid``, where another key came
+                back.
+            TightsealError: as :meth:`keys`.
+        """
+        request = KeyRequest(purpose, label, len(key), create=True)
+        exchange = Exchange(
+            self._terms,
+            (request,),
+            proof=proof,
+            event_log=event_log,
+            imports=(key,),
+        )
+        return same_key(await self._released(exchange), key)
+
+    async def sign(
+        self,
+        purpose: str,
+        message: bytes,
+        label: str = "",
+        *,
+        public: bytes | None = None,
+        generation: Generation = GenerationName.CURRENT,
+        create: bool = False,
+    ) -> bytes:
+        """Have a message signed with a key that stays in the provider; 64 bytes.
+
+        Ed25519, or r and s of ECDSA over SHA-256, by the type that the policy says.
+
+        Args:
+            purpose: of the pair.
+            message: at most ``MAX_USE_INPUT_BYTES``.
+            label: of the sub-key.
+            public: the public half, where it is known: the signature is checked.
+            generation: which version of the root.
+            create: make a wrapped pair first, as of :meth:`key`.
+
+        Raises:
+            ProviderError: as :meth:`keys`; ``response_invalid`` where the signature is
+                not of ``public``.
+            TightsealError: as :meth:`keys`.
+        """
+        request = use_request(
+            KeyUse(Operation.SIGN, message),
+            purpose,
+            label,
+            generation=generation,
+            create=create,
+        )
+        with await self.keys(request) as keys:
+            return signature_of(keys, request, public=public)
+
+    async def agree(
+        self,
+        purpose: str,
+        peer: bytes,
+        label: str = "",
+        *,
+        generation: Generation = GenerationName.CURRENT,
+        create: bool = False,
+    ) -> Secret:
+        """Have a key agree with a peer's public key; the raw shared secret, 32 bytes.
+
+        Run a KDF over it with both public keys. Raises as :meth:`keys`.
+        """
+        request = use_request(
+            KeyUse(Operation.AGREE, peer),
+            purpose,
+            label,
+            generation=generation,
+            create=create,
+        )
+        return (await self.keys(request)).result(request)
+
+    async def unwrap(
+        self,
+        purpose: str,
+        envelope: bytes,
+        label: str = "",
+        *,
+        context: bytes = b"",
+        generation: Generation = GenerationName.CURRENT,
+    ) -> Secret:
+        """Have an envelope of ``guest.using.seal_for`` opened; 16 to 64 bytes.
+
+        Args:
+            purpose: of an ``x25519`` pair.
+            envelope: 64 to 112 bytes.
+            label: of the sub-key.
+            context: as its sender named it.
+            generation: which version of the root.
+
+        Raises:
+            TightsealError: as :meth:`keys`.
+        """
+        use = KeyUse(Operation.UNWRAP, envelope, context)
+        request = use_request(use, purpose, label, generation=generation)
+        return (await self.keys(request)).result(request)
 
     async def public_key(
         self, tenant: str, workload: str, purpose: str, label: str = ""
@@ -172,7 +316,8 @@ class AsyncClient:
             now=self._clock(),
             tolerance=self._terms.tolerance,
         )
-        return await asyncio.to_thread(check)
+        with about(answer):
+            return await asyncio.to_thread(check)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -192,14 +337,17 @@ class AsyncClient:
             except ProviderError as e:
                 if not worth_repeating(e):
                     raise
-            await self._sleep(delay)
+                wait = wait_before(e, delay=delay, bounds=self._bounds)
+            await self._sleep(wait)
         return await self._once(path, body)
 
     async def _once(self, path: str, body: bytes) -> Answer:
         try:
             async with (
                 asyncio.timeout(self._bounds.total),
-                self._http.stream("POST", path, content=body) as response,
+                self._http.stream(
+                    "POST", path, content=body, extensions={"trace": attests}
+                ) as response,
             ):
                 # Now: with the last byte of the body the connection may be gone.
                 peer = tls_key_hash(response)
@@ -213,6 +361,8 @@ class AsyncClient:
                     content_type=content_type(response),
                     body=bytes(data),
                     tls_key_hash=peer,
+                    retry_after=retry_after(response),
+                    request_id=request_id(response),
                 )
         except (httpx.HTTPError, TimeoutError) as e:
             raise unreachable(path, e) from e

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from tightseal.errors import Code, ProviderError, RequestError
+from tightseal.envelope.hpke import check_recipient_key
+from tightseal.errors import Code, KeyReleaseError, ProviderError, RequestError
 from tightseal.guest.pins import ProviderPin
 from tightseal.guest.provider import (
     ProviderCollateral,
@@ -25,6 +26,7 @@ from tightseal.guest.provider import (
 )
 from tightseal.model.claims import Claims
 from tightseal.model.exchange import ChallengeBody
+from tightseal.model.importing import IMPORT_KEM
 from tightseal.model.provider import AttestedKeyBinding
 from tightseal.model.wire import (
     ChallengeResponse,
@@ -76,6 +78,7 @@ class _Presented:
     tls_key_hash: bytes | None
     tolerance: Tolerance
     now: int
+    import_key: bool
 
 
 def check_challenge(
@@ -87,6 +90,7 @@ def check_challenge(
     tls_key_hash: bytes | None,
     tolerance: Tolerance,
     now: int,
+    import_key: bool = False,
 ) -> CheckedChallenge:
     """Check a challenge: form, ``CHALLENGE_CHECKS`` in order, the provider's evidence.
 
@@ -101,6 +105,7 @@ def check_challenge(
         tls_key_hash: SHA-256 of the SPKI of the TLS key of the connection, if any.
         tolerance: of the clocks.
         now: Unix seconds by the guest's clock.
+        import_key: whether a key to seal imports to was asked for.
 
     Raises:
         ProviderError: ``challenge_invalid``, ``provider_identity_mismatch``,
@@ -117,6 +122,7 @@ def check_challenge(
         tls_key_hash=tls_key_hash,
         tolerance=tolerance,
         now=now,
+        import_key=import_key,
     )
     for _, check in CHALLENGE_CHECKS:
         check(presented)
@@ -173,6 +179,19 @@ def _tls_key(p: _Presented) -> None:
         raise _challenge_invalid(detail)
 
 
+def _import_key(p: _Presented) -> None:
+    key = p.challenge.body.import_key
+    if (key is not None) != p.import_key:
+        wanted = "was" if p.import_key else "was not"
+        raise _challenge_invalid(f"a key for imports {wanted} asked for")
+    if key is None:
+        return
+    try:
+        check_recipient_key(IMPORT_KEM, key)
+    except KeyReleaseError as e:
+        raise _challenge_invalid(f"key for imports: {e.detail}") from e
+
+
 def _signature(p: _Presented) -> None:
     body = p.challenge.body
     check_signature(
@@ -190,6 +209,7 @@ CHALLENGE_CHECKS: Final[tuple[tuple[str, Callable[[_Presented], None]], ...]] = 
     ("attested_key_lifetime", _lifetime),
     ("challenge_expiry", _expiry),
     ("tls_key", _tls_key),
+    ("import_key", _import_key),
     ("signature", _signature),
 )
 """The checks before the provider's evidence is looked at, in order."""

@@ -7,27 +7,34 @@ import secrets
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Self
 
 import httpx
 
 from tightseal.errors import ProviderError
+from tightseal.guest.attested_tls import TlsTrust, trust_context
 from tightseal.guest.exchange import Exchange, Terms
 from tightseal.guest.http import (
     HEADERS,
     LIMITS,
     Answer,
     Bounds,
+    about,
     content_type,
     judge,
     max_bytes,
     platform_of,
     provider_url,
+    request_id,
+    retry_after,
     tls_key_hash,
     too_large,
     unreachable,
+    wait_before,
     worth_repeating,
 )
+from tightseal.guest.importing import same_key
 from tightseal.guest.public_key import (
     KeyName,
     PublicKey,
@@ -35,9 +42,11 @@ from tightseal.guest.public_key import (
     verify_public_key,
 )
 from tightseal.guest.released import ReleasedKeys
+from tightseal.guest.using import signature_of, use_request
 from tightseal.model.exchange import CLIENT_NONCE_BYTES
 from tightseal.model.generation import Generation, GenerationName
 from tightseal.model.keypath import DEFAULT_KEY_BYTES, KeyPart, KeyRequest
+from tightseal.model.keyuse import KeyUse, Operation
 from tightseal.model.ports import Clock, EvidenceSource
 from tightseal.model.secret import Secret
 from tightseal.model.wire import CHALLENGE_PATH, KEYS_PATH, PUBLIC_KEY_PATH, Proof
@@ -59,11 +68,12 @@ class Client:
         clock: Unix seconds.
         sleep: waits between tries.
         monotonic: seconds, for the total time of a request.
-        tls: for providers with a certificate of their own; else public CAs count.
+        tls: how the provider's certificate is judged, or a context of one's own;
+            by default public CAs count.
         transport: replaces the network in tests.
 
     Raises:
-        SettingsError: ``settings_invalid``, for the address.
+        SettingsError: ``settings_invalid``, for the address or for ``tls``.
     """
 
     def __init__(
@@ -76,7 +86,7 @@ class Client:
         clock: Clock = lambda: int(time.time()),
         sleep: Callable[[float], None] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
-        tls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | TlsTrust | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._source = source
@@ -85,14 +95,22 @@ class Client:
         self._clock = clock
         self._sleep = sleep
         self._monotonic = monotonic
+        address = provider_url(url)
         self._http = httpx.Client(
-            base_url=provider_url(url),
+            base_url=address,
             headers=HEADERS,
             timeout=self._bounds.timeout(),
             limits=LIMITS,
             follow_redirects=False,
             trust_env=False,
-            verify=True if tls is None else tls,
+            verify=trust_context(
+                tls,
+                url=address,
+                pin=terms.pin,
+                collateral=terms.collateral,
+                clock=clock,
+                tolerance=terms.tolerance,
+            ),
             transport=transport,
         )
 
@@ -111,16 +129,22 @@ class Client:
             RequestError: the key requests or the event log are out of bounds.
             KeyReleaseError: ``envelope_invalid`` or ``kem_unsupported``.
         """
-        source = platform_of(self._source)
         exchange = Exchange(self._terms, requests, proof=proof, event_log=event_log)
+        return self._released(exchange)
+
+    def _released(self, exchange: Exchange) -> ReleasedKeys:
         try:
+            source = platform_of(self._source)
             answer = self._post(CHALLENGE_PATH, exchange.challenge_request())
-            report_data = exchange.check_challenge(
-                answer.body, tls_key_hash=answer.tls_key_hash, now=self._clock()
-            )
+            with about(answer):
+                report_data = exchange.check_challenge(
+                    answer.body, tls_key_hash=answer.tls_key_hash, now=self._clock()
+                )
             evidence = source.evidence(report_data)
             answer = self._post(KEYS_PATH, exchange.keys_request(evidence))
-            return exchange.open_response(answer.body, now=self._clock())
+            with about(answer):
+                keys = exchange.open_response(answer.body, now=self._clock())
+            return replace(keys, request_id=answer.request_id)
         finally:
             exchange.wipe()
 
@@ -144,6 +168,126 @@ class Client:
         released = self.keys(request)
         return released.get(purpose, label, generation=generation)
 
+    def import_key(
+        self,
+        purpose: str,
+        key: Secret,
+        label: str = "",
+        *,
+        proof: Proof = Proof.ATTESTED_KEY,
+        event_log: bytes | None = None,
+    ) -> ReleasedKeys:
+        """Hand an existing key over, to be kept under this purpose from now on.
+
+        It travels sealed to the provider that was checked, and the evidence commits to
+        it. The answer holds it again: what is kept is what was given.
+
+        Args:
+            purpose: of a wrapped key that is not there yet, and that may be imported.
+            key: 16 to 64 bytes; of a pair the private half. Not wiped here.
+            label: of the sub-key.
+            proof: as of :meth:`keys`.
+            event_log: likewise.
+
+        Raises:
+            ProviderError: as :meth:`keys`; ``response_invalid``, where another key came
+                back.
+            TightsealError: as :meth:`keys`.
+        """
+        request = KeyRequest(purpose, label, len(key), create=True)
+        exchange = Exchange(
+            self._terms,
+            (request,),
+            proof=proof,
+            event_log=event_log,
+            imports=(key,),
+        )
+        return same_key(self._released(exchange), key)
+
+    def sign(
+        self,
+        purpose: str,
+        message: bytes,
+        label: str = "",
+        *,
+        public: bytes | None = None,
+        generation: Generation = GenerationName.CURRENT,
+        create: bool = False,
+    ) -> bytes:
+        """Have a message signed with a key that stays in the provider; 64 bytes.
+
+        Ed25519, or r and s of ECDSA over SHA-256, by the type that the policy says.
+
+        Args:
+            purpose: of the pair.
+            message: at most ``MAX_USE_INPUT_BYTES``.
+            label: of the sub-key.
+            public: the public half, where it is known: the signature is checked.
+            generation: which version of the root.
+            create: make a wrapped pair first, as of :meth:`key`.
+
+        Raises:
+            ProviderError: as :meth:`keys`; ``response_invalid`` where the signature is
+                not of ``public``.
+            TightsealError: as :meth:`keys`.
+        """
+        request = use_request(
+            KeyUse(Operation.SIGN, message),
+            purpose,
+            label,
+            generation=generation,
+            create=create,
+        )
+        with self.keys(request) as keys:
+            return signature_of(keys, request, public=public)
+
+    def agree(
+        self,
+        purpose: str,
+        peer: bytes,
+        label: str = "",
+        *,
+        generation: Generation = GenerationName.CURRENT,
+        create: bool = False,
+    ) -> Secret:
+        """Have a key agree with a peer's public key; the raw shared secret, 32 bytes.
+
+        Run a KDF over it with both public keys. Raises as :meth:`keys`.
+        """
+        request = use_request(
+            KeyUse(Operation.AGREE, peer),
+            purpose,
+            label,
+            generation=generation,
+            create=create,
+        )
+        return self.keys(request).result(request)
+
+    def unwrap(
+        self,
+        purpose: str,
+        envelope: bytes,
+        label: str = "",
+        *,
+        context: bytes = b"",
+        generation: Generation = GenerationName.CURRENT,
+    ) -> Secret:
+        """Have an envelope of ``guest.using.seal_for`` opened; 16 to 64 bytes.
+
+        Args:
+            purpose: of an ``x25519`` pair.
+            envelope: 64 to 112 bytes.
+            label: of the sub-key.
+            context: as its sender named it.
+            generation: which version of the root.
+
+        Raises:
+            TightsealError: as :meth:`keys`.
+        """
+        use = KeyUse(Operation.UNWRAP, envelope, context)
+        request = use_request(use, purpose, label, generation=generation)
+        return self.keys(request).result(request)
+
     def public_key(
         self, tenant: str, workload: str, purpose: str, label: str = ""
     ) -> PublicKey:
@@ -162,15 +306,16 @@ class Client:
             name, client_nonce=nonce, collateral=collateral.wants_stapled
         )
         answer = self._post(PUBLIC_KEY_PATH, asked)
-        return verify_public_key(
-            answer.body,
-            name=name,
-            client_nonce=nonce,
-            pin=self._terms.pin,
-            collateral=collateral,
-            now=self._clock(),
-            tolerance=self._terms.tolerance,
-        )
+        with about(answer):
+            return verify_public_key(
+                answer.body,
+                name=name,
+                client_nonce=nonce,
+                pin=self._terms.pin,
+                collateral=collateral,
+                now=self._clock(),
+                tolerance=self._terms.tolerance,
+            )
 
     def close(self) -> None:
         """Close the connections."""
@@ -190,7 +335,8 @@ class Client:
             except ProviderError as e:
                 if not worth_repeating(e):
                     raise
-            self._sleep(delay)
+                wait = wait_before(e, delay=delay, bounds=self._bounds)
+            self._sleep(wait)
         return self._once(path, body)
 
     def _once(self, path: str, body: bytes) -> Answer:
@@ -213,6 +359,8 @@ class Client:
                     content_type=content_type(response),
                     body=bytes(data),
                     tls_key_hash=peer,
+                    retry_after=retry_after(response),
+                    request_id=request_id(response),
                 )
         except httpx.HTTPError as e:
             raise unreachable(path, e) from e

@@ -13,9 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from tightseal.envelope.hpke import RecipientKey
 from tightseal.errors import Code, RequestError, ServiceError
 from tightseal.guest.challenge import CheckedChallenge, check_challenge
+from tightseal.guest.importing import Import, committed, sealed_imports
 from tightseal.guest.provider import ProviderCollateral, Tolerance
 from tightseal.guest.released import ReleasedKeys
 from tightseal.guest.response import Question, open_response
@@ -36,6 +39,7 @@ from tightseal.model.keypath import (
     KeyPart,
     KeyRequest,
 )
+from tightseal.model.keyuse import KeyUse
 from tightseal.model.wire import (
     MAX_EVENT_LOG_BYTES,
     MAX_EVIDENCE_BYTES,
@@ -48,6 +52,7 @@ from tightseal.model.wire import (
 
 if TYPE_CHECKING:
     from tightseal.guest.pins import ProviderPin
+    from tightseal.model.secret import Secret
 
 __all__ = ["Exchange", "Terms", "check_requests"]
 
@@ -79,23 +84,39 @@ def check_requests(keys: tuple[KeyRequest, ...]) -> None:
     if not 1 <= len(keys) <= MAX_KEY_REQUESTS:
         raise _malformed(f"{len(keys)} keys, expected 1 to {MAX_KEY_REQUESTS}")
     for key in keys:
-        if not MIN_KEY_BYTES <= key.length <= MAX_KEY_BYTES:
-            bounds = f"{MIN_KEY_BYTES} to {MAX_KEY_BYTES}"
-            raise _malformed(f"length {key.length}, expected {bounds}")
-        if key.create and key.part is KeyPart.PUBLIC:
-            raise _malformed("a key is created whole, not by its public half")
-        if key.part is KeyPart.PUBLIC and key.length != PRIVATE_BYTES:
-            detail = f"the public half of a pair goes by the length {PRIVATE_BYTES}"
-            raise _malformed(f"length {key.length}: {detail}")
-        for name in (key.purpose, key.label):
-            printable = name.isascii() and name.isprintable()
-            if not printable or len(name) > MAX_NAME_CHARS:
-                raise _malformed(f"{name!r}: at most {MAX_NAME_CHARS} printable ASCII")
-        if not key.purpose:
-            raise _malformed("a purpose is empty")
-        _check_generation(key.generation)
-    if len({(k.purpose, k.label, k.generation) for k in keys}) != len(keys):
+        _check_request(key)
+    if len({(k.purpose, k.label, k.generation, k.use) for k in keys}) != len(keys):
         raise _malformed("a purpose and label is asked for twice")
+
+
+def _check_request(key: KeyRequest) -> None:
+    if not MIN_KEY_BYTES <= key.length <= MAX_KEY_BYTES:
+        bounds = f"{MIN_KEY_BYTES} to {MAX_KEY_BYTES}"
+        raise _malformed(f"length {key.length}, expected {bounds}")
+    if key.use is not None:
+        _check_use(key, key.use)
+    if key.create and key.part is KeyPart.PUBLIC:
+        raise _malformed("a key is created whole, not by its public half")
+    if key.part is KeyPart.PUBLIC and key.length != PRIVATE_BYTES:
+        detail = f"the public half of a pair goes by the length {PRIVATE_BYTES}"
+        raise _malformed(f"length {key.length}: {detail}")
+    for name in (key.purpose, key.label):
+        printable = name.isascii() and name.isprintable()
+        if not printable or len(name) > MAX_NAME_CHARS:
+            raise _malformed(f"{name!r}: at most {MAX_NAME_CHARS} printable ASCII")
+    if not key.purpose:
+        raise _malformed("a purpose is empty")
+    if key.imported is not None and not key.create:
+        raise _malformed("an import is of a key that is to be created")
+    _check_generation(key.generation)
+
+
+def _check_use(key: KeyRequest, use: KeyUse) -> None:
+    if key.part is not KeyPart.PRIVATE:
+        raise _malformed("a use is of the private half, not of the public one")
+    if key.length != PRIVATE_BYTES:
+        raise _malformed(f"length {key.length}: a pair goes by {PRIVATE_BYTES}")
+    use.check()
 
 
 def _check_generation(asked: Generation) -> None:
@@ -113,6 +134,8 @@ class Exchange:
         keys: the key requests.
         proof: how the response shall prove itself.
         event_log: sent along and bound into the evidence.
+        imports: for each key request the existing key that it hands over, or ``None``;
+            empty where none does. Not wiped here.
         entropy: random bytes; replaced in tests.
 
     Raises:
@@ -126,8 +149,13 @@ class Exchange:
         *,
         proof: Proof = Proof.ATTESTED_KEY,
         event_log: bytes | None = None,
+        imports: tuple[Secret | None, ...] = (),
         entropy: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
+        self._imports = tuple(
+            None if key is None else Import.of(key, entropy) for key in imports
+        )
+        keys = committed(keys, self._imports)
         check_requests(keys)
         if event_log is not None and len(event_log) > MAX_EVENT_LOG_BYTES:
             raise _malformed(f"event log: {len(event_log)} bytes")
@@ -146,6 +174,7 @@ class Exchange:
                 version=PROTOCOL_VERSION,
                 client_nonce=encode_base64url(self._client_nonce),
                 collateral=self._terms.collateral.wants_stapled,
+                import_key=True if any(self._imports) else msgspec.UNSET,
             )
         )
 
@@ -169,6 +198,7 @@ class Exchange:
             tls_key_hash=tls_key_hash,
             tolerance=self._terms.tolerance,
             now=now,
+            import_key=any(self._imports),
         )
         self._recipient = RecipientKey.generate(self._terms.kem)
         transcript = self._transcript(challenge, self._recipient)
@@ -195,6 +225,12 @@ class Exchange:
             event_log=self._event_log,
             evidence=evidence,
             proof=self._proof,
+            imports=sealed_imports(
+                self._imports,
+                to=question.challenge.body.import_key,
+                transcript=transcript,
+                evidence=evidence,
+            ),
         )
         return encode_json(KeysRequest.of(parsed))
 
@@ -219,7 +255,10 @@ class Exchange:
         )
 
     def wipe(self) -> None:
-        """Drop the recipient's private key; nothing opens after this."""
+        """Drop the recipient's private key and what was to be imported."""
+        for imported in self._imports:
+            if imported is not None:
+                imported.wipe()
         if self._recipient is not None:
             self._recipient.wipe()
         self._recipient = None

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -20,6 +23,7 @@ from tightseal.errors import (
     RequestError,
     ServiceError,
     SettingsError,
+    TightsealError,
 )
 from tightseal.model.ports import EvidenceSource
 from tightseal.model.wire import (
@@ -41,12 +45,18 @@ __all__ = [
     "Answer",
     "Bounds",
     "RefusedError",
+    "about",
     "judge",
+    "judge_by",
     "max_bytes",
     "platform_of",
     "provider_url",
+    "request_id",
+    "retry_after",
     "tls_key_hash",
     "unreachable",
+    "wait_before",
+    "worth_repeating",
 ]
 
 HEADERS: Final = {
@@ -57,6 +67,7 @@ HEADERS: Final = {
 }
 LIMITS: Final = httpx.Limits(max_connections=4, max_keepalive_connections=2)
 
+_REQUEST_ID: Final = re.compile(r"[0-9A-Za-z._-]{1,64}")
 _OK: Final = 200
 _SERVER_ERROR: Final = 500
 _MAX_BYTES: Final = {
@@ -64,6 +75,11 @@ _MAX_BYTES: Final = {
     KEYS_PATH: MAX_KEYS_RESPONSE_BYTES,
     PUBLIC_KEY_PATH: MAX_PUBLIC_KEY_RESPONSE_BYTES,
 }
+_BUSY: Final = frozenset({Code.OVERLOADED, Code.RATE_LIMITED})
+"""Refusals that pass by themselves."""
+
+_MAX_RETRY_DIGITS: Final = 6
+
 _FORM_CODE: Final = {
     CHALLENGE_PATH: Code.CHALLENGE_INVALID,
     KEYS_PATH: Code.RESPONSE_INVALID,
@@ -94,6 +110,8 @@ class Bounds:
         total: one request, from the first byte to the last.
         attempts: tries in all; a repeated request is the same bytes.
         first_delay: before the second try; doubles from there.
+        max_wait: longest wait between two tries that a provider may ask for. It is not
+            believed more: whoever stands in between could hold a workload up for ever.
     """
 
     connect: float = 5.0
@@ -102,6 +120,7 @@ class Bounds:
     total: float = 45.0
     attempts: int = 3
     first_delay: float = 0.2
+    max_wait: float = 10.0
 
     def timeout(self) -> httpx.Timeout:
         """As httpx takes it."""
@@ -123,12 +142,17 @@ class Answer:
         content_type: without parameters, lower case.
         body: at most the bound of its path.
         tls_key_hash: SHA-256 of the SPKI of the TLS key of the connection, if any.
+        retry_after: seconds, by the header of this name; ``None`` where there is none.
+        request_id: names the request in the provider's log; ``None`` where the
+            provider, or somebody on the way, gave none of the documented form.
     """
 
     status: int
     content_type: str
     body: bytes
     tls_key_hash: bytes | None
+    retry_after: int | None = None
+    request_id: str | None = None
 
 
 def provider_url(text: str) -> httpx.URL:
@@ -176,21 +200,50 @@ def judge(path: str, answer: Answer) -> Answer:
         ProviderError: ``provider_unreachable`` for a server error of somebody else,
             such as a proxy; ``challenge_invalid`` or ``response_invalid`` otherwise.
     """
+    return judge_by(path, answer, malformed=_FORM_CODE[path])
+
+
+def judge_by(path: str, answer: Answer, *, malformed: Code) -> Answer:
+    """The same for any path.
+
+    Args:
+        path: that was asked.
+        answer: whole.
+        malformed: the code of an answer that has not the form.
+
+    Raises:
+        ProviderError: as :func:`judge`.
+    """
     if answer.status == _OK and answer.content_type == "application/json":
         return answer
+    with about(answer):
+        raise _not_granted(path, answer, malformed)
+
+
+@contextmanager
+def about(answer: Answer) -> Iterator[None]:
+    """Let errors inside say which request of the provider's log they are about."""
+    try:
+        yield
+    except TightsealError as e:
+        e.request_id = answer.request_id or e.request_id
+        raise
+
+
+def _not_granted(path: str, answer: Answer, malformed: Code) -> ProviderError:
     if answer.content_type == PROBLEM_CONTENT_TYPE:
-        raise _refused(path, answer)
+        return _refused(path, answer, malformed)
     detail = f"{path}: status {answer.status}, content type {answer.content_type!r}"
     if answer.status >= _SERVER_ERROR:
-        raise ProviderError(Code.PROVIDER_UNREACHABLE, detail)
-    raise ProviderError(_FORM_CODE[path], detail)
+        return ProviderError(Code.PROVIDER_UNREACHABLE, detail)
+    return ProviderError(malformed, detail)
 
 
-def _refused(path: str, answer: Answer) -> ProviderError:
+def _refused(path: str, answer: Answer, malformed: Code) -> ProviderError:
     try:
         problem = decode_json(answer.body, Problem, max_bytes=MAX_PROBLEM_BYTES)
     except RequestError as e:
-        return ProviderError(_FORM_CODE[path], f"{path}: problem: {e.detail}")
+        return ProviderError(malformed, f"{path}: problem: {e.detail}")
     instance = f" ({problem.instance})" if problem.instance else ""
     known = Code(problem.code) if problem.code in set(Code) else None
     # Our own sentence for a code we know: the provider's may say anything.
@@ -199,14 +252,51 @@ def _refused(path: str, answer: Answer) -> ProviderError:
     error = RefusedError(Code.PROVIDER_REFUSED, detail)
     error.refusal = known
     error.status = answer.status
+    error.retry_after = answer.retry_after
     return error
 
 
 def worth_repeating(error: ServiceError) -> bool:
     """Whether the same bytes may get another answer in a moment."""
     if isinstance(error, RefusedError):
-        return error.refusal is Code.OVERLOADED
+        return error.refusal in _BUSY
     return error.code is Code.PROVIDER_UNREACHABLE
+
+
+def wait_before(error: ServiceError, *, delay: float, bounds: Bounds) -> float:
+    """Seconds to wait before the same bytes are sent again.
+
+    Args:
+        error: of the last try, worth repeating.
+        delay: what the bounds say for this try.
+        bounds: the most that is waited.
+
+    Raises:
+        ServiceError: ``error``, where the provider asks for a longer wait than the
+            bounds allow: to come back earlier would be refused again.
+    """
+    asked = error.retry_after
+    if asked is None:
+        return delay
+    if asked > bounds.max_wait:
+        raise error
+    return max(delay, asked)
+
+
+def request_id(response: httpx.Response) -> str | None:
+    """The provider's name for this request, where it has the documented form.
+
+    It ends up in logs and terminals, and whoever is on the way can change it.
+    """
+    given: str = response.headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else None
+
+
+def retry_after(response: httpx.Response) -> int | None:
+    """The header ``Retry-After`` in seconds; a date, or anything else, is ignored."""
+    text: str = response.headers.get("retry-after", "")
+    plain = text.isascii() and text.isdigit() and len(text) <= _MAX_RETRY_DIGITS
+    return int(text) if plain else None
 
 
 def unreachable(path: str, error: Exception) -> ProviderError:

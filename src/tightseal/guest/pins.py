@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,7 @@ __all__ = [
     "MAX_PIN_BYTES",
     "ProviderPin",
     "RootedIdentity",
+    "pin_from_table",
     "pin_from_toml",
     "pin_to_toml",
     "read_pin",
@@ -167,6 +168,23 @@ def pin_from_toml(text: str) -> ProviderPin:
         table = msgspec.convert(tomllib.loads(text), _PinFile).provider
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, RecursionError) as e:
         raise _invalid(f"pin: {e}") from e
+    return _pin(table)
+
+
+def pin_from_table(values: Mapping[str, object]) -> ProviderPin:
+    """A pin from the content of a table ``[provider]``, as ``pin_from_toml``.
+
+    Raises:
+        SettingsError: ``settings_invalid``.
+    """
+    try:
+        table = msgspec.convert(values, _PinTable)
+    except msgspec.ValidationError as e:
+        raise _invalid(f"pin: {e}") from e
+    return _pin(table)
+
+
+def _pin(table: _PinTable) -> ProviderPin:
     return ProviderPin(
         identity=_identity(table),
         trust_domains=frozenset(table.trust_domains),

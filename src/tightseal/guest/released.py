@@ -8,7 +8,7 @@ from typing import Self
 
 from tightseal.errors import Code, KeyReleaseError
 from tightseal.keys.pairs import public_half
-from tightseal.model.exchange import PolicyInForce
+from tightseal.model.exchange import LogPromise, PolicyInForce
 from tightseal.model.generation import Generation, GenerationName
 from tightseal.model.keypath import KeyPart, KeyRequest, KeyType
 from tightseal.model.provider import ProviderIdentity
@@ -36,6 +36,9 @@ class Receipt:
         policy: the signed policy that granted it; ``None`` where none is signed.
         anchor: what notices that the provider's whole state was put back; ``None``
             where the release depended on no state. See ``anchor.not_noticed``.
+        logged: the key of the provider's log, and the leaf of this release in it;
+            ``None`` where the provider keeps no signed log.
+        log_proof: C2SP ``tlog-proof`` of that leaf, checked; empty where there is none.
     """
 
     transcript_hash: bytes
@@ -49,18 +52,20 @@ class Receipt:
     trust_domain: str
     policy: PolicyInForce | None
     anchor: AnchorClass | None
+    logged: LogPromise | None = None
+    log_proof: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class ReleasedKey:
-    """One key, or the public half of a pair.
+    """One key, the public half of a pair, or the result of a use.
 
     Attributes:
         request: what was asked for.
         type: raw bytes, or which kind of pair; the provider's policy decides it.
         generation: version of the root that it was derived from, or is wrapped under.
         secret: ``request.length`` bytes of a raw key; of a pair the private half, 32
-            bytes, or the public half where that was asked for.
+            bytes, or the public half where that was asked for; of a use its result.
     """
 
     request: KeyRequest
@@ -77,8 +82,12 @@ class ReleasedKey:
         """The public half of a pair, whichever part was released; 32 or 33 bytes.
 
         Raises:
-            KeyReleaseError: ``key_path_invalid``, where the key is raw.
+            KeyReleaseError: ``key_path_invalid``, where the key is raw, or was used
+                and not released.
         """
+        if self.request.use is not None:
+            detail = "the key was used, not released: ask for its public half"
+            raise KeyReleaseError(Code.KEY_PATH_INVALID, detail)
         if self.part is KeyPart.PUBLIC:
             return self.secret.reveal()
         return public_half(self.secret, self.type)
@@ -93,12 +102,14 @@ class ReleasedKeys:
         provider: who released them.
         simulated: whether the provider is of a simulated world.
         keys: in the order of the key requests.
+        request_id: names the request in the provider's log; unsigned, for people.
     """
 
     receipt: Receipt
     provider: ProviderIdentity
     simulated: bool
     keys: tuple[ReleasedKey, ...] = field(repr=False)
+    request_id: str | None = None
 
     def key(
         self,
@@ -107,7 +118,7 @@ class ReleasedKeys:
         *,
         generation: Generation = GenerationName.CURRENT,
     ) -> ReleasedKey:
-        """The key of a purpose and label, with its type.
+        """The key of a purpose and label, with its type; never the result of a use.
 
         Args:
             purpose: as it was asked for.
@@ -120,6 +131,8 @@ class ReleasedKeys:
         wanted = (purpose, label, generation)
         for key in self.keys:
             asked = key.request
+            if asked.use is not None:
+                continue
             if (asked.purpose, asked.label, asked.generation) == wanted:
                 return key
         detail = f"no key {purpose!r} {label!r} ({generation}) was asked for"
@@ -134,6 +147,21 @@ class ReleasedKeys:
     ) -> Secret:
         """The bytes of a key; raises as :meth:`key`."""
         return self.key(purpose, label, generation=generation).secret
+
+    def result(self, request: KeyRequest) -> Secret:
+        """The result of a use.
+
+        Args:
+            request: as it was asked for, with its input.
+
+        Raises:
+            KeyReleaseError: ``key_path_invalid``, where it was not asked for.
+        """
+        for key in self.keys:
+            if request.use is not None and key.request == request:
+                return key.secret
+        detail = f"no use of {request.purpose!r} {request.label!r} like this one"
+        raise KeyReleaseError(Code.KEY_PATH_INVALID, detail)
 
     def wipe(self) -> None:
         """Overwrite the keys; see ``Secret`` for what Python cannot promise."""

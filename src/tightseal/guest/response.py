@@ -3,11 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Protocol
 
-from tightseal.errors import Code, KeyReleaseError, ProviderError, RequestError
+from tightseal.audit.checkpoint import Trust
+from tightseal.audit.note import NoteKey
+from tightseal.audit.proof import LogProof, verify_log_proof
+from tightseal.errors import (
+    Code,
+    KeyReleaseError,
+    ProviderError,
+    RequestError,
+    ServiceError,
+)
 from tightseal.guest.challenge import CheckedChallenge
 from tightseal.guest.pins import ProviderPin
 from tightseal.guest.provider import (
@@ -23,6 +33,7 @@ from tightseal.model.claims import Vendor
 from tightseal.model.exchange import KeyFacts, Transcript, quote_proof_report_data
 from tightseal.model.generation import Generation, GenerationName
 from tightseal.model.keypath import KeyPart, KeyRequest, KeyType
+from tightseal.model.keyuse import SHARED_SECRET_BYTES, SIGNATURE_BYTES, Operation
 from tightseal.model.secret import Secret
 from tightseal.model.wire import (
     KeysResponse,
@@ -65,6 +76,12 @@ class Question:
     transcript: Transcript
     evidence: bytes
     proof: Proof
+
+
+_RESULT_BYTES: Final[Mapping[Operation, int]] = MappingProxyType(
+    {Operation.SIGN: SIGNATURE_BYTES, Operation.AGREE: SHARED_SECRET_BYTES}
+)
+"""Lengths of results; what is unwrapped has the length that was sealed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +175,13 @@ def _facts(a: _Answer) -> None:
         if fact.part is not request.part:
             detail = f"{fact.part.value} part, asked for {request.part.value}"
             raise _invalid(f"key {index}: {detail}")
+        wanted = None if request.use is None else request.use.operation
+        if fact.use is not wanted:
+            got, expected = fact.use or "the key", wanted or "the key"
+            raise _invalid(f"key {index}: {got}, asked for {expected}")
+        if fact.use is not None and fact.use not in fact.key_type.operations:
+            detail = f"{fact.key_type.value} does not {fact.use.value}"
+            raise _invalid(f"key {index}: {detail}")
         if fact.key_type is KeyType.RAW and fact.part is KeyPart.PUBLIC:
             raise _invalid(f"key {index}: the public half of a raw key")
         if fact.key_type is not KeyType.RAW and request.length != PRIVATE_BYTES:
@@ -189,6 +213,24 @@ def _signature(a: _Answer) -> None:
     )
 
 
+def _logged(a: _Answer) -> None:
+    """What the provider promised under its attested key, its log must have.
+
+    That others see the same log is for its witnesses to say.
+    """
+    promise = a.response.logged
+    if promise is None:
+        return
+    try:
+        verify_log_proof(
+            LogProof.parse(a.response.log_proof),
+            leaf=promise.leaf,
+            trust=Trust(NoteKey.parse(promise.key)),
+        )
+    except ServiceError as e:
+        raise _invalid(f"log: {e.code.value}: {e.detail}") from e
+
+
 def _time(a: _Answer) -> None:
     issued, skew = a.response.issued_at, a.tolerance.skew
     if not a.question.challenge.checked_at - skew <= issued <= a.now + skew:
@@ -209,6 +251,7 @@ RESPONSE_CHECKS: Final[tuple[tuple[str, Callable[[_Answer], None]], ...]] = (
     ("key_facts", _facts),
     ("generations", _generations),
     ("signature", _signature),
+    ("log_inclusion", _logged),
     ("issue_time", _time),
     ("not_simulated", _not_simulated),
 )
@@ -265,7 +308,12 @@ def _check_opened(
     secret: Secret, fact: KeyFacts, request: KeyRequest, *, index: int
 ) -> None:
     """What came out of an envelope must be what it is said to hold."""
-    if fact.part is KeyPart.PUBLIC:
+    if fact.use is not None:
+        expected = _RESULT_BYTES.get(fact.use, len(secret))
+        if len(secret) != expected:
+            detail = f"key {index}: result of {len(secret)} bytes, not {expected}"
+            raise _invalid(detail)
+    elif fact.part is KeyPart.PUBLIC:
         try:
             check_public_half(secret.reveal(), fact.key_type)
         except KeyReleaseError as e:
@@ -289,6 +337,8 @@ def _receipt(a: _Answer) -> Receipt:
         trust_domain=response.trust_domain,
         policy=response.policy,
         anchor=response.anchor,
+        logged=response.logged,
+        log_proof=response.log_proof,
     )
 
 
