@@ -24,19 +24,16 @@ from tightseal.model import wire
 from tightseal.model.provider import ProviderIdentity
 from tightseal.model.settings import LegacySettings, ReleaseSettings
 from tightseal.model.wire_operator import ActionDone, PolicyAccepted
+from tightseal.release.begun import Begun, Finished
 from tightseal.service.connections import ByteBudget
 from tightseal.service.front import Front
 from tightseal.service.health import Health
+from tightseal.service.listen_settings import FramedSettings, HttpSettings
 from tightseal.service.logs import configure_logs
 from tightseal.service.metrics import Metrics
 from tightseal.service.pool import WorkPool
 from tightseal.service.server import Listeners, Worker, run_worker
-from tightseal.service.settings import (
-    FramedSettings,
-    HostSettings,
-    HttpSettings,
-    Settings,
-)
+from tightseal.service.settings import HostSettings, Settings
 
 NOW = 1_790_000_000
 
@@ -47,6 +44,7 @@ Background: TypeAlias = Callable[[threading.Event], None]
 class ScriptedAnswer:
     encrypted_key: bytes
     provider_quote: bytes
+    tenant: str = "scripted"
 
 
 @dataclass
@@ -84,6 +82,10 @@ class ScriptedProvider:
         assert now == NOW
         self._step(body)
         return b'{"echo":"%b"}' % hashlib.sha256(body).hexdigest().encode()
+
+    def begin(self, body: bytes, *, now: int) -> Begun:
+        assert now == NOW
+        return Begun(b"", lambda now: Finished(self.keys(body, now=now)))
 
     def legacy(self, quote: bytes, *, now: int) -> ScriptedAnswer:
         assert now == NOW

@@ -252,7 +252,9 @@ def test_a_database_that_hangs_does_not_stop_the_looks_at_health(
         current=some,
         watch=watch,
         keys=None,
+        ageing=None,
         refresher=None,
+        sampler=some,
     )(ended)
     assert len(rounds) >= len(looks) - 1
 

@@ -31,7 +31,7 @@ from tightseal.service.framed import (
     encode_error,
     encode_response,
 )
-from tightseal.service.settings import FramedSettings
+from tightseal.service.listen_settings import FramedSettings
 
 # The golden frames of the protocol as its first implementations send them.
 GOLDEN_REQUEST = bytes.fromhex("000000157b2271756f7465223a5b312c322c332c3235355d7d")

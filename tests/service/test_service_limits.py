@@ -12,8 +12,9 @@ from tightseal.model.keypath import MAX_NAME_CHARS
 from tightseal.model.settings import LimitSettings, ReleaseSettings
 from tightseal.service.framed import MAX_QUOTE_BYTES, decode_request
 from tightseal.service.http import _keys_limit
+from tightseal.service.listen_settings import FramedSettings
 from tightseal.service.load import parse_settings
-from tightseal.service.settings import FramedSettings, Settings
+from tightseal.service.settings import Settings
 
 MOST = LimitSettings(
     max_evidence_bytes=wire.MAX_EVIDENCE_BYTES,

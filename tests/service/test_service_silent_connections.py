@@ -15,7 +15,7 @@ import pytest
 from service_harness import HARNESS, ask_framed, ask_http, scripted_settings
 from test_service_framed import GOLDEN_RESPONSE
 
-from tightseal.service.settings import FramedSettings, HttpSettings
+from tightseal.service.listen_settings import FramedSettings, HttpSettings
 
 WANTED = 10_000
 MAX_GROWTH_BYTES = 48 << 20

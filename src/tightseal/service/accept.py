@@ -3,6 +3,9 @@
 
 An accept error, such as running out of file descriptors, makes room, waits and goes on;
 a provider that stopped accepting would lock every workload out until somebody noticed.
+
+With TLS, a connection has a place in the table from its first byte: half-open
+handshakes count against their peer, end in time, and go first where it gets full.
 """
 
 from __future__ import annotations
@@ -10,14 +13,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Callable
-from typing import Final
+import ssl
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
 
 import structlog
 
-from tightseal.service.connections import ConnectionTable
+from tightseal.service.connections import ConnectionTable, Phase, peer_of
 
-__all__ = ["Acceptor"]
+__all__ = ["Acceptor", "Handshakes"]
 
 FIRST_BACK_OFF_SECONDS: Final = 0.05
 LAST_BACK_OFF_SECONDS: Final = 1.0
@@ -26,6 +32,9 @@ DEFER_SECONDS: Final = 0.0002
 MAX_DEFERRALS: Final = 10
 """A worker waits this long per open connection, and at most ten times, before it takes
 another: of workers that share a socket, the one with least to do comes first."""
+
+SHUTDOWN_SECONDS: Final = 2.0
+"""How long a peer may take to answer the end of TLS before the socket is closed."""
 
 _TRANSIENT: Final = {
     errno.EAGAIN,
@@ -38,6 +47,41 @@ _TRANSIENT: Final = {
 log = structlog.get_logger("tightseal.accept")
 
 
+@dataclass(frozen=True, slots=True)
+class Handshakes:
+    """How connections of a listener begin with TLS.
+
+    Attributes:
+        context: what the next connection is accepted with.
+        protocol: makes the protocol of one connection, given what it calls as soon as
+            it takes a place in the table of its own.
+        seconds: from connect to the end of the handshake.
+    """
+
+    context: Callable[[], ssl.SSLContext]
+    protocol: Callable[[Callable[[], None]], asyncio.Protocol]
+    seconds: float
+
+
+class _Handshake:
+    """A connection that is no request yet, in the table; whoever is late is dropped."""
+
+    def __init__(self, address: object) -> None:
+        self.phase = Phase.WAITING
+        self.deadline = float("inf")
+        self.peer = peer_of(address)
+        self.task: asyncio.Task[None] | None = None
+
+    def expire(self) -> None:
+        """Drop it: there is nobody yet to tell anything."""
+        self.evict()
+
+    def evict(self) -> None:
+        """Drop it, to make room."""
+        if self.task is not None:
+            self.task.cancel()
+
+
 class Acceptor:
     """Takes connections from one listening socket and gives each a protocol.
 
@@ -46,6 +90,7 @@ class Acceptor:
         protocol: makes the protocol of one connection.
         table: the connections of this transport.
         shared: whether other workers accept from the same socket.
+        handshakes: where connections begin with TLS.
     """
 
     def __init__(
@@ -55,8 +100,10 @@ class Acceptor:
         protocol: Callable[[], asyncio.Protocol],
         table: ConnectionTable,
         shared: bool,
+        handshakes: Handshakes | None = None,
     ) -> None:
         self._listener = listener
+        self._handshakes = handshakes
         self._protocol = protocol
         self._table = table
         self._shared = shared
@@ -101,16 +148,30 @@ class Acceptor:
 
     def _accept_one(self) -> None:
         try:
-            connection, _ = self._listener.accept()
+            connection, address = self._listener.accept()
         except OSError as e:
             if e.errno not in _TRANSIENT:
                 self._make_room(e)
             return
         self._back_off = FIRST_BACK_OFF_SECONDS
         connection.setblocking(False)
-        task = self._loop.create_task(self._connect(connection))
+        if self._handshakes is None:
+            self._begin(self._connect(connection))
+            return
+        handshake = _Handshake(address)
+        if not self._table.admit(handshake):
+            connection.close()
+            return
+        handshake.deadline = self._loop.time() + self._handshakes.seconds
+        handshake.task = self._begin(
+            self._shake(connection, handshake, self._handshakes)
+        )
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _make_room(self, error: OSError) -> None:
         log.warning("accept_failed", error=error.strerror, open=len(self._table))
@@ -126,3 +187,21 @@ class Acceptor:
         except OSError as e:
             log.debug("connection_lost_early", error=e.strerror)
             connection.close()
+
+    async def _shake(
+        self, connection: socket.socket, handshake: _Handshake, how: Handshakes
+    ) -> None:
+        leave = partial(self._table.drop, handshake)
+        try:
+            await self._loop.connect_accepted_socket(
+                partial(how.protocol, leave),
+                connection,
+                ssl=how.context(),
+                ssl_handshake_timeout=how.seconds,
+                ssl_shutdown_timeout=SHUTDOWN_SECONDS,
+            )
+        except OSError as e:
+            log.debug("handshake_failed", error=type(e).__name__)
+            connection.close()
+        finally:
+            leave()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from tightseal.audit.journal import SqliteJournal
@@ -20,22 +21,30 @@ from tightseal.collateral.refresh import Refresher, RefreshSettings
 from tightseal.collateral.source import CachedSource
 from tightseal.errors import Code, ServiceError, SettingsError
 from tightseal.evidence.cache import ResultCache
-from tightseal.evidence.roots import VENDOR_ROOTS, with_simulated
 from tightseal.model.collateral import CollateralSource
 from tightseal.model.labels import Label
-from tightseal.model.ports import Clock, RootPlatform
-from tightseal.model.roots import TrustedRoots
+from tightseal.model.ports import Clock, JournalEntry, RootPlatform
 from tightseal.model.secret import Secret
 from tightseal.model.settings import FIRST_START, ReleaseSettings, RootKind
+from tightseal.model.state import StateStore
 from tightseal.platform.door import open_platform
 from tightseal.policy.bundle.archive import MAX_BUNDLE_BYTES
-from tightseal.release.keyring import StoreAnchor
+from tightseal.release.keyring import KeyringKeeper, StoreAnchor
+from tightseal.release.leases import Leases
+from tightseal.release.logmark import LogMark
 from tightseal.release.memory import Memory
 from tightseal.release.policy import PolicyKeeper
+from tightseal.release.sharing import StoreShare
+from tightseal.service.admission import Admission
+from tightseal.service.ageing import Ageing
+from tightseal.service.autojoin import join_first
+from tightseal.service.changelog import enter_found
 from tightseal.service.connections import ByteBudget
 from tightseal.service.current import CurrentProvider
 from tightseal.service.front import Front
 from tightseal.service.guarding import FlooredClock, WatchedGuard
+from tightseal.service.inuse import use
+from tightseal.service.limitlog import limit_heard, source_heard
 from tightseal.service.maker import ProviderMaker
 from tightseal.service.metrics import Metrics
 from tightseal.service.pool import WorkPool
@@ -45,15 +54,22 @@ from tightseal.service.probes import (
     PolicyWatch,
     make_health,
 )
-from tightseal.service.roots import OwnRoots, create_keyring, open_roots
-from tightseal.service.settings import HostSettings, Settings
-from tightseal.service.sources import open_source
+from tightseal.service.renewal import finish_renewal
+from tightseal.service.roots import OwnRoots, create_keyring, open_roots, ways_of
+from tightseal.service.sampling import Sampler
+from tightseal.service.settings import HostSettings, Settings, StateEngine
+from tightseal.service.slotkeys import SlotKeys, own_slots
+from tightseal.service.slotterms import SlotTerms
+from tightseal.service.sources import open_source, trusted_roots
 from tightseal.service.state import (
     guard_path,
+    log_key,
     open_store,
     prepare_folder,
     prepare_state,
 )
+from tightseal.service.tiles import TilePublisher
+from tightseal.service.tls import open_tls
 
 __all__ = ["Composed", "compose", "prepare", "trusted_roots"]
 
@@ -81,18 +97,6 @@ class Composed:
     close: Callable[[], None]
 
 
-def trusted_roots(settings: ReleaseSettings) -> TrustedRoots:
-    """The vendors' roots, and the simulated ones that release settings name.
-
-    Raises:
-        SettingsError: ``settings_invalid``.
-    """
-    roots = VENDOR_ROOTS
-    for certificate in settings.simulated_root_certificates():
-        roots = with_simulated(roots, certificate)
-    return roots
-
-
 def prepare(settings: Settings) -> None:
     """What must be there before the first worker starts: platform and state.
 
@@ -100,20 +104,55 @@ def prepare(settings: Settings) -> None:
         TightsealError: the platform or the state folder cannot be used.
     """
     trusted_roots(settings.release)
-    policy_root = settings.release.policy_root
     platform = _platform(settings)
     platform.own_measurement()
-    wanted = settings.release.root is RootKind.KEYRING and settings.host.keyring.create
-    if wanted and not settings.host.keyring_path.exists():
+    has_keyring = settings.release.root is RootKind.KEYRING
+    if has_keyring and not settings.host.keyring_path.exists():
+        _first_keyring(settings, platform)
+    leave = _use_keyring(settings, platform)
+    try:
+        _prepare(settings, platform)
+    finally:
+        leave()
+
+
+def _first_keyring(settings: Settings, platform: RootPlatform) -> None:
+    """Take a keyring over, or make one, where settings say so; else it is missing.
+
+    So one measured image can do both: the host, by naming an address, chooses which.
+    A keyring of its own making gets a provider no clients, since they pin the id.
+    """
+    wanted = settings.host.keyring
+    if wanted.join.url:
+        join_first(settings, platform, clock=_host_clock)
+    elif wanted.create:
         prepare_folder(settings.host)
         create_keyring(settings, platform, now=_host_clock())
+
+
+def _use_keyring(settings: Settings, platform: RootPlatform) -> Callable[[], None]:
+    """Keep the keyring key from being renewed, once a renewal before was ended."""
+    folder = settings.host.keyring_path.absolute().parent
+    if settings.release.root is RootKind.PLATFORM or not folder.is_dir():
+        return lambda: None
+    finish_renewal(settings, lambda: ways_of(settings, platform))
+    return use(settings.host.keyring_path)
+
+
+def _prepare(settings: Settings, platform: RootPlatform) -> None:
+    policy_root = settings.release.policy_root
     own = open_roots(settings, platform, now=_host_clock())
     _require_pinned(settings.release, own)
+    fresh = not settings.host.journal_path.exists()
     prepare_state(
         settings.host,
         guard_key=_guard_key(own),
         store_key=_store_key(own, policy_root) if policy_root else None,
+        log_key=log_key(own.secret),
     )
+    if fresh and own.keeper is not None:
+        key = log_key(own.secret)
+        enter_found(settings.host, own.keeper.keyring, key, now=_host_clock())
 
 
 def compose(
@@ -131,22 +170,47 @@ def compose(
             is no such error, nor is a missing policy: the worker starts, and readiness
             says what is missing.
     """
+    platform = _platform(settings)
+    leave = _use_keyring(settings, platform)
+    try:
+        return _compose(settings, platform, leave, seed=seed, host_clock=host_clock)
+    except BaseException:
+        leave()
+        raise
+
+
+def _compose(
+    settings: Settings,
+    platform: RootPlatform,
+    leave: Callable[[], None],
+    *,
+    seed: Secret,
+    host_clock: Clock,
+) -> Composed:
     host, release = settings.host, settings.release
     metrics = Metrics()
-    platform = _platform(settings)
     own = open_roots(settings, platform)
     _require_pinned(settings.release, own)
+    tls = open_tls(host, platform, seed=seed, now=host_clock())
     guard = _guard(settings, own, metrics)
     roots = trusted_roots(release)
     source = open_source(host, roots=roots, guard=guard)
-    journal = SqliteJournal.open(host.journal_path)
+    journal = SqliteJournal.open(host.journal_path, log_key=log_key(own.secret))
     store = None
     if release.policy_root:
         store = open_store(host, _store_key(own, release.policy_root))
         if own.keeper is not None:
-            own.keeper.anchor_with(StoreAnchor(store, host_clock))
+            own.keeper.anchor_with(
+                StoreAnchor(store, host_clock), StoreShare(store, host_clock)
+            )
+    mark = LogMark(store, journal, host_clock) if store else None
+    if mark is not None:
+        mark.require()
+    shared = host.state.engine is StateEngine.POSTGRES
     keeper = PolicyKeeper(release, store=store)
+    slots = partial(_slots_in_force, settings, platform, keeper)
     clock = FlooredClock(host_clock, guard, also=partial(_signed_by_policy, keeper))
+    leases = Leases(store, parts=host.workers, on_event=limit_heard(metrics))
     maker = ProviderMaker(
         platform=platform,
         own=own,
@@ -156,9 +220,11 @@ def compose(
         result_cache=ResultCache(host.collateral.result_cache),
         seed=seed,
         journal=journal,
-        memory=Memory(store, own.keeper) if store else None,
+        memory=Memory(store, own.keeper, slots, shared=shared) if store else None,
         signed_time=clock.floor,
         metrics=metrics,
+        leases=leases,
+        tls_key_hash=tls.key_hash if tls else None,
     )
     current = CurrentProvider(keeper, maker)
     health = make_health(
@@ -177,27 +243,88 @@ def compose(
         settings=settings,
         metrics=metrics,
         health=health,
-        pool=WorkPool("release", threads=host.threads, queue=host.queue),
+        pool=WorkPool(
+            "release",
+            threads=host.threads,
+            queue=host.queue,
+            reserved_share=host.limits.reserved_share,
+        ),
         quote_pool=_quote_pool(host),
         operator_pool=WorkPool("operator", threads=1, queue=OPERATOR_QUEUE),
         budget=ByteBudget(host.max_buffered_bytes),
         operator_budget=ByteBudget(MAX_BUNDLE_BYTES),
+        admission=Admission(host.limits, on_limit=source_heard(metrics)),
+        leases=leases,
+        tls=tls,
     )
+    tiles = TilePublisher(journal, Path(host.log_tiles)) if host.log_tiles else None
     background = Background(
         front,
         guard=guard,
         current=current,
         watch=PolicyWatch.of(keeper, clock=clock, bundle=host.policy_bundle),
         keys=KeyringWatch(own.keeper, store, clock) if own.keeper else None,
+        ageing=_ageing(own.keeper, current, clock, store, journal, metrics),
         refresher=_refresher(host, source, clock),
+        tiles=tiles,
+        mark=mark,
+        sampler=Sampler(
+            metrics=metrics,
+            host_clock=host_clock,
+            simulated=settings.simulated,
+            journal=journal,
+            journal_path=host.journal_path,
+            policy=keeper,
+            store=store,
+            keyring=own.keeper,
+            tiles=tiles,
+        ),
     )
+
+    background.renew_certificate()
 
     def close() -> None:
         journal.close()
         if store is not None:
             store.close()
+        leave()
 
     return Composed(front=front, background=background, close=close)
+
+
+def _slots_in_force(
+    settings: Settings, platform: RootPlatform, keeper: PolicyKeeper
+) -> SlotKeys:
+    """What a signed action makes slots with: the policy in force pins and allows.
+
+    Not the bundle file that is asked before: a host may have put an older one there.
+    """
+    terms = SlotTerms(keeper.current().settings)
+    return own_slots(settings, platform, terms=terms)
+
+
+def _ageing(
+    keeper: KeyringKeeper | None,
+    current: CurrentProvider,
+    clock: FlooredClock,
+    store: StateStore | None,
+    journal: SqliteJournal,
+    metrics: Metrics,
+) -> Ageing | None:
+    if keeper is None:
+        return None
+
+    def record(entry: JournalEntry) -> None:
+        journal.record(entry, redemption=None, response=b"")
+
+    return Ageing(
+        keyring=keeper,
+        settings=current.settings,
+        signed_time=clock.floor,
+        store=store,
+        record=record,
+        metrics=metrics,
+    )
 
 
 def _signed_by_policy(keeper: PolicyKeeper) -> int:
@@ -209,7 +336,12 @@ def _signed_by_policy(keeper: PolicyKeeper) -> int:
 
 def _quote_pool(host: HostSettings) -> WorkPool:
     threads = max(host.threads or os.cpu_count() or 1, MIN_QUOTE_THREADS)
-    return WorkPool("quote", threads=threads, queue=host.queue)
+    return WorkPool(
+        "quote",
+        threads=threads,
+        queue=host.queue,
+        reserved_share=host.limits.reserved_share,
+    )
 
 
 def _refresher(

@@ -10,13 +10,16 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tightseal.errors import Code, RequestError
 from tightseal.model import wire
 from tightseal.model.base64url import encode_base64url
 from tightseal.model.ports import Verifier
 from tightseal.model.settings import ReleaseSettings
 from tightseal.model.wire_operator import ActionDone, PolicyAccepted
 from tightseal.platform.attested import AttestedKeys
+from tightseal.recovery.desk import HandoffDesk
 from tightseal.release import LegacyAnswer, Provider
+from tightseal.release.begun import Begun
 from tightseal.release.policy import InForce, PolicyKeeper
 
 __all__ = ["Built", "CurrentProvider"]
@@ -24,12 +27,17 @@ __all__ = ["Built", "CurrentProvider"]
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A provider with the parts that its release settings shape."""
+    """A provider with the parts that its release settings shape.
+
+    ``desk`` is ``None`` where there is nothing to hand over, or nobody who could say
+    so: without a keyring, or without a policy root.
+    """
 
     in_force: InForce
     provider: Provider
     verifier: Verifier
     attested: AttestedKeys
+    desk: HandoffDesk | None = None
 
     def serves(self, in_force: InForce) -> bool:
         """Whether verifier and attested key would be the same under another policy."""
@@ -79,9 +87,9 @@ class CurrentProvider:
         """As of ``release.Provider``."""
         return self.built().provider.challenge(request, now=now)
 
-    def keys(self, body: bytes, *, now: int) -> bytes:
-        """As of ``release.Provider``."""
-        return self.built().provider.keys(body, now=now)
+    def begin(self, body: bytes, *, now: int) -> Begun:
+        """As of ``release.Provider``; the same provider finishes it."""
+        return self.built().provider.begin(body, now=now)
 
     def legacy(self, quote: bytes, *, now: int) -> LegacyAnswer:
         """As of ``release.Provider``."""
@@ -121,3 +129,18 @@ class CurrentProvider:
     def act(self, action: bytes, *, now: int) -> ActionDone:
         """As of ``release.Provider``."""
         return self.built().provider.act(action, now=now)
+
+    def hand_over(self, body: bytes, *, now: int) -> bytes:
+        """As of ``recovery.desk.HandoffDesk``; ``not_found`` without one."""
+        return self._desk().hand_over(body, now=now)
+
+    def confirm_handoff(self, body: bytes, *, now: int) -> bytes:
+        """As of ``recovery.desk.HandoffDesk.confirm``; ``not_found`` without one."""
+        return self._desk().confirm(body, now=now)
+
+    def _desk(self) -> HandoffDesk:
+        desk = self.built().desk
+        if desk is None:
+            detail = "nothing to hand over: there is no keyring, or no policy root"
+            raise RequestError(Code.NOT_FOUND, detail)
+        return desk

@@ -17,7 +17,10 @@ import msgspec
 import structlog
 
 from tightseal.errors import Code, RequestError, ServiceError, TightsealError
+from tightseal.evidence.claimed import platform_claim
 from tightseal.model import wire
+from tightseal.release.begun import Begun, Finished
+from tightseal.service.admitted import admitted
 from tightseal.service.connections import ConnectionTable, Phase, peer_of
 from tightseal.service.front import Front, Request
 
@@ -106,6 +109,7 @@ class FramedProtocol(asyncio.Protocol):
         "_request",
         "_started",
         "_table",
+        "_task",
         "_transport",
         "_wanted",
         "deadline",
@@ -185,6 +189,7 @@ class FramedProtocol(asyncio.Protocol):
 
     def _gather(self, data: bytes) -> None:
         if self._buffer is None:
+            self._front.admission.door(self.peer)
             self._buffer = bytearray()
             self._enter(Phase.READING, self._limits.read_seconds)
         self._front.budget.take(len(data))
@@ -208,10 +213,14 @@ class FramedProtocol(asyncio.Protocol):
         self._enter(Phase.SERVING, self._limits.total_seconds)
         self._buffer = None
         self._request = Request("legacy", self.peer, self._front.metrics)
-        call = partial(_answer, self._front, payload)
-        self._front.quote_pool.submit(call).add_done_callback(self._answered)
+        front = self._front
+        way = admitted(
+            front, front.quote_pool, self.peer, partial(_begin, front, payload)
+        )
+        self._task = self._loop.create_task(way)
+        self._task.add_done_callback(self._answered)
 
-    def _answered(self, answer: asyncio.Future[bytes]) -> None:
+    def _answered(self, answer: asyncio.Future[Finished]) -> None:
         self._release_buffer()
         if answer.cancelled():
             self._transport.abort()
@@ -224,7 +233,7 @@ class FramedProtocol(asyncio.Protocol):
         else:
             assert self._request is not None
             self._request.granted()
-            self._close_with(answer.result())
+            self._close_with(answer.result().body)
 
     def _refuse(self, error: BaseException) -> None:
         request = self._request or Request("legacy", self.peer, self._front.metrics)
@@ -253,8 +262,13 @@ class FramedProtocol(asyncio.Protocol):
         self._buffer = None
 
 
-def _answer(front: Front, payload: bytes) -> bytes:
-    """On a worker thread: from the JSON of the request to the response frame."""
+def _begin(front: Front, payload: bytes) -> Begun:
+    """On a worker thread: the quote of a request, and the platform that it claims."""
     quote = decode_request(payload)
-    answer = front.provider.legacy(quote, now=front.clock())
-    return encode_response(answer.encrypted_key, answer.provider_quote)
+
+    def finish(now: int) -> Finished:
+        answer = front.provider.legacy(quote, now=now)
+        frame = encode_response(answer.encrypted_key, answer.provider_quote)
+        return Finished(frame, answer.tenant)
+
+    return Begun(platform_claim(quote), finish)

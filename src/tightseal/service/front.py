@@ -18,12 +18,17 @@ from tightseal.model.grant import Reason
 from tightseal.model.ports import Clock
 from tightseal.model.settings import ReleaseSettings
 from tightseal.model.wire_operator import ActionDone, PolicyAccepted
+from tightseal.release.begun import Begun
+from tightseal.release.leases import Leases
+from tightseal.service.admission import Admission
 from tightseal.service.connections import ByteBudget
 from tightseal.service.health import Health
+from tightseal.service.listen_settings import HostLimits
 from tightseal.service.logs import error_fields
 from tightseal.service.metrics import Metrics
 from tightseal.service.pool import WorkPool
 from tightseal.service.settings import Settings
+from tightseal.service.tls import ServerTls
 
 __all__ = ["Answer", "Front", "Provider", "Request"]
 
@@ -43,6 +48,10 @@ class Answer(Protocol):
     def provider_quote(self) -> bytes:
         """The provider's quote over the hash of the sealed box."""
 
+    @property
+    def tenant(self) -> str:
+        """The tenant that the key belongs to; not sent."""
+
 
 class Provider(Protocol):
     """The pipeline as the transports see it; called from worker threads."""
@@ -52,8 +61,8 @@ class Provider(Protocol):
     ) -> wire.ChallengeResponse:
         """Sign a challenge."""
 
-    def keys(self, body: bytes, *, now: int) -> bytes:
-        """Answer evidence with keys, JSON to JSON."""
+    def begin(self, body: bytes, *, now: int) -> Begun:
+        """Make the cheap checks of evidence that asks for keys, JSON to JSON."""
 
     def legacy(self, quote: bytes, *, now: int) -> Answer:
         """Answer a quote of the legacy protocol."""
@@ -75,6 +84,12 @@ class Provider(Protocol):
     def act(self, action: bytes, *, now: int) -> ActionDone:
         """Do what a signed action asks for."""
 
+    def hand_over(self, body: bytes, *, now: int) -> bytes:
+        """Answer an invited provider with the keyring, JSON to JSON."""
+
+    def confirm_handoff(self, body: bytes, *, now: int) -> bytes:
+        """Take the word of a provider that joined, JSON to JSON."""
+
 
 @dataclass(frozen=True, slots=True)
 class Front:
@@ -91,6 +106,9 @@ class Front:
         operator_pool: the thread that takes bundles and actions, one after another.
         budget: request bytes held at once.
         operator_budget: bytes of bundles and actions held at once.
+        admission: who waits, and for how long.
+        leases: limits that hold over all nodes, as far as this one holds them.
+        tls: of the HTTP API; ``None`` where TLS does not end here.
     """
 
     provider: Provider
@@ -103,6 +121,13 @@ class Front:
     operator_pool: WorkPool
     budget: ByteBudget
     operator_budget: ByteBudget
+    admission: Admission = field(default_factory=lambda: Admission(HostLimits()))
+    leases: Leases = field(default_factory=lambda: Leases(None))
+    tls: ServerTls | None = None
+
+    def pools(self) -> tuple[WorkPool, ...]:
+        """Every pool of threads."""
+        return self.pool, self.quote_pool, self.operator_pool
 
 
 _PREFIX = secrets.token_hex(4)
@@ -144,7 +169,10 @@ class Request:
             "seconds": round(self._count(error.code.value), 6),
         }
         fields |= _trace(error)
-        if isinstance(error, RequestError):
+        if error.code is Code.RATE_LIMITED:
+            # Who is limited was said once; a line for each of a flood is a flood.
+            log.debug("refused", **fields)
+        elif isinstance(error, RequestError):
             log.info("refused", **fields)
         elif error.code is Code.OVERLOADED or error.info.status < SERVER_FAULT:
             log.warning("refused", **fields)

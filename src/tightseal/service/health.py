@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +19,15 @@ import structlog
 from tightseal.errors import Code, ServiceError, TightsealError
 from tightseal.service.logs import error_fields
 
-__all__ = ["REFRESH_SECONDS", "Health", "Note", "Part", "Readiness"]
+__all__ = [
+    "BROKEN",
+    "LOOK_AT_LOG",
+    "REFRESH_SECONDS",
+    "Health",
+    "Note",
+    "Part",
+    "Readiness",
+]
 
 REFRESH_SECONDS: Final = 5.0
 """How often the parts are looked at."""
@@ -27,9 +35,43 @@ REFRESH_SECONDS: Final = 5.0
 STALE_SECONDS: Final = 60
 """A judgement older than this says that the background thread itself is stuck."""
 
-NOT_LOOKED: Final = "The provider has only just started; ask again shortly."
-STUCK: Final = "The background checks have stopped; restart the provider."
 LOOK_AT_LOG: Final = "See the provider's log for what was expected and what came."
+
+
+@dataclass(frozen=True, slots=True)
+class _Broken:
+    """What a broken part means, and what to do where its code does not say it."""
+
+    what: str
+    remedy: str = LOOK_AT_LOG
+
+
+BROKEN: Final = {
+    "clock": _Broken(
+        "The host's clock cannot be trusted, so every request is refused."
+    ),
+    "journal": _Broken("The journal takes no entry, so nothing is released."),
+    "policy": _Broken("There is no policy that releases anything."),
+    "keyring": _Broken("The keyring's file is not what this provider has in use."),
+    "attested_key": _Broken(
+        "No verified quote proves the provider's own key.",
+        "Mend or update the provider's platform; the log says what its quote lacks.",
+    ),
+    "collateral": _Broken(
+        "The provider's own evidence does not verify.",
+        "Mend or update the provider's platform; the log says what its quote lacks.",
+    ),
+    "start": _Broken(
+        "The parts were not looked at yet.",
+        "The provider has only just started; ask again shortly.",
+    ),
+    "background": _Broken(
+        "The background checks have stopped.", "Restart the provider."
+    ),
+}
+"""By part. A code's own remedy comes first."""
+
+_ANY: Final = _Broken("This part is not in order.")
 
 log = structlog.get_logger("tightseal.health")
 
@@ -42,12 +84,14 @@ class Part(msgspec.Struct, frozen=True):
         ok: whether it is in order.
         code: the stable code of what is wrong.
         remedy: what the operator should do.
+        what: what is wrong, in a sentence that tells a stranger nothing more.
     """
 
     name: str
     ok: bool
     code: str | None = None
     remedy: str | None = None
+    what: str | None = None
 
 
 class Note(msgspec.Struct, frozen=True):
@@ -56,17 +100,19 @@ class Note(msgspec.Struct, frozen=True):
     Attributes:
         name: stable, such as ``bundle_refused``.
         code: the stable code of what happened, if it was refused.
-        text: a sentence.
+        text: what it is, in a sentence.
+        remedy: what the operator should do.
     """
 
     name: str
     code: str | None
     text: str
+    remedy: str = LOOK_AT_LOG
 
     @classmethod
-    def of(cls, name: str, error: TightsealError) -> Note:
+    def of(cls, name: str, error: TightsealError, text: str) -> Note:
         """A note about something that was refused, with what to do about it."""
-        return cls(name, error.code.value, error.info.remedy or LOOK_AT_LOG)
+        return cls(name, error.code.value, text, error.info.remedy or LOOK_AT_LOG)
 
 
 class Readiness(msgspec.Struct, frozen=True):
@@ -103,6 +149,7 @@ class Health:
             order.
         on_part: told of each part after each look.
         notes: what is worth knowing besides.
+        on_notes: told the names of the notes after each look.
         monotonic: seconds since any moment, to notice that nobody looks any more.
     """
 
@@ -112,11 +159,13 @@ class Health:
         *,
         on_part: Callable[[str, bool], None] = lambda _name, _ok: None,
         notes: Callable[[], list[Note]] = list,
+        on_notes: Callable[[Iterable[str]], None] = lambda _names: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._probes = dict(probes)
         self._on_part = on_part
         self._notes = notes
+        self._on_notes = on_notes
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._last: _Judgement | None = None
@@ -127,6 +176,7 @@ class Health:
             parts = [self._probe(name) for name in self._probes]
             ready = all(p.ok for p in parts)
             readiness = Readiness(ready=ready, parts=parts, notes=self._notes())
+            self._on_notes([note.name for note in readiness.notes])
             before = self._last
             self._last = _Judgement(self._monotonic(), readiness)
         if before is None or before.readiness.ready != readiness.ready:
@@ -137,9 +187,9 @@ class Health:
         """The last judgement, without looking again."""
         judged = self._last
         if judged is None:
-            return _unready("start", NOT_LOOKED)
+            return _unready("start")
         if self._monotonic() - judged.at > STALE_SECONDS:
-            return _unready("background", STUCK)
+            return _unready("background")
         return judged.readiness
 
     def _probe(self, name: str) -> Part:
@@ -160,11 +210,13 @@ class Health:
 
 
 def _broken(name: str, error: TightsealError) -> Part:
-    remedy = error.info.remedy or LOOK_AT_LOG
-    return Part(name, ok=False, code=error.code.value, remedy=remedy)
+    broken = BROKEN.get(name, _ANY)
+    remedy = error.info.remedy or broken.remedy
+    code = error.code.value
+    return Part(name, ok=False, code=code, remedy=remedy, what=broken.what)
 
 
-def _unready(name: str, remedy: str) -> Readiness:
-    code = Code.PROVIDER_NOT_READY.value
-    part = Part(name, ok=False, code=code, remedy=remedy)
+def _unready(name: str) -> Readiness:
+    code, broken = Code.PROVIDER_NOT_READY.value, BROKEN[name]
+    part = Part(name, ok=False, code=code, remedy=broken.remedy, what=broken.what)
     return Readiness(ready=False, parts=[part])

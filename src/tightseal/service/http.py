@@ -19,10 +19,18 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tightseal.errors import Code, RequestError, TightsealError
+from tightseal.errors import Code, RequestError, ServiceError, TightsealError
 from tightseal.model import wire
+from tightseal.model.wire_handoff import (
+    CONFIRM_PATH,
+    HANDOFF_PATH,
+    MAX_CONFIRM_BYTES,
+    MAX_HANDOFF_REQUEST_BYTES,
+)
 from tightseal.model.wire_operator import ACTIONS_PATH, MAX_ACTION_BYTES, POLICY_PATH
 from tightseal.policy.bundle.archive import MAX_BUNDLE_BYTES
+from tightseal.release.begun import Begun
+from tightseal.service.admitted import admitted
 from tightseal.service.connections import ByteBudget, peer_of
 from tightseal.service.front import Front, Request
 from tightseal.service.metrics import CONTENT_TYPE
@@ -36,6 +44,9 @@ METHOD_NOT_ALLOWED: Final = 405
 NOT_READY: Final = 503
 
 ALIVE: Final = b'{"alive":true}'
+
+SCRAPES_WAITING: Final = 4
+"""Most requests for metrics that wait; anybody may ask, and one costs milliseconds."""
 
 QUOTE_PROOF_HINT: Final = b'"quote"'
 """Bytes that only a request with ``"proof":"quote"`` has. A hint for choosing threads,
@@ -53,6 +64,8 @@ def http_app(front: Front) -> Starlette:
         Route(wire.PUBLIC_KEY_PATH, _public_key(front), methods=["POST"]),
         Route(POLICY_PATH, _policy(front), methods=["POST"]),
         Route(ACTIONS_PATH, _actions(front), methods=["POST"]),
+        Route(HANDOFF_PATH, _handoff(front), methods=["POST"]),
+        Route(CONFIRM_PATH, _confirm(front), methods=["POST"]),
         Route("/v1/info", _info(front), methods=["GET"]),
         Route("/v1/openapi.json", _constant(openapi_document()), methods=["GET"]),
         Route("/healthz", _constant(ALIVE), methods=["GET"]),
@@ -76,17 +89,23 @@ def _challenge(front: Front) -> Endpoint:
 
 
 def _keys(front: Front) -> Endpoint:
-    def work(body: bytes) -> bytes:
-        return front.provider.keys(body, now=front.clock())
+    def begin(body: bytes) -> Begun:
+        return front.provider.begin(body, now=front.clock())
 
-    return _post(front, _Way("keys", work, partial(_keys_limit, front)))
+    way = _Way("keys", _no_work, partial(_keys_limit, front), begin=begin)
+    return _post(front, way)
+
+
+def _no_work(_body: bytes) -> bytes:
+    raise ServiceError(Code.INTERNAL, "a request in two steps was made in one")
 
 
 def _keys_limit(front: Front) -> int:
     """The release settings may allow less than the wire format, never more."""
     limits = front.provider.settings().limits
     binary = limits.max_evidence_bytes + limits.max_event_log_bytes
-    return min(wire.MAX_KEYS_REQUEST_BYTES, binary * 4 // 3 + 32768)
+    most = binary * 4 // 3 + wire.MAX_USES_CHARS + 32768
+    return min(wire.MAX_KEYS_REQUEST_BYTES, most)
 
 
 def _public_key(front: Front) -> Endpoint:
@@ -116,6 +135,23 @@ def _actions(front: Front) -> Endpoint:
     return _post(front, _Way("actions", work, MAX_ACTION_BYTES, operator=True))
 
 
+def _handoff(front: Front) -> Endpoint:
+    def work(body: bytes) -> bytes:
+        return front.provider.hand_over(body, now=front.clock())
+
+    # Not on the operators' thread: its evidence may wait for collateral, and a
+    # revocation must not wait for it.
+    return _post(front, _Way("handoff", work, MAX_HANDOFF_REQUEST_BYTES))
+
+
+def _confirm(front: Front) -> Endpoint:
+    def work(body: bytes) -> bytes:
+        return front.provider.confirm_handoff(body, now=front.clock())
+
+    way = _Way("handoff_confirm", work, MAX_CONFIRM_BYTES, operator=True, long=True)
+    return _post(front, way)
+
+
 @dataclass(frozen=True, slots=True)
 class _Way:
     """What one path does with a body.
@@ -128,6 +164,7 @@ class _Way:
             long, and must not take threads from workloads.
         long: whether bodies are so long that they have a budget of their own. It is not
             shared with actions: anybody may begin to send a bundle.
+        begin: the cheap half, where there is a costly one; in place of ``work``.
     """
 
     name: str
@@ -135,6 +172,7 @@ class _Way:
     limit: int | Callable[[], int]
     operator: bool = False
     long: bool = False
+    begin: Callable[[bytes], Begun] | None = None
 
     def most(self) -> int:
         return self.limit if isinstance(self.limit, int) else self.limit()
@@ -144,19 +182,23 @@ def _post(front: Front, way: _Way) -> Endpoint:
     budget = front.operator_budget if way.long else front.budget
 
     async def endpoint(http: HttpRequest) -> Response:
-        request = Request(way.name, peer_of(http.scope["client"]), front.metrics)
+        source = peer_of(http.scope["client"])
+        request = Request(way.name, source, front.metrics)
         body = b""
         whole = False
         try:
+            front.admission.door(source)
             body = await _read_body(http, limit=way.most(), budget=budget)
             whole = True
             pool = front.operator_pool if way.operator else _pool_for(front, body)
-            answer = await pool.submit(partial(way.work, body))
+            answer = await _answer(front, pool, way, source, body)
         except ClientDisconnect:
             gone = RequestError(Code.REQUEST_TIMEOUT, "the body did not arrive")
             request.refused(gone)
             return problem(gone)
         except Exception as e:  # noqa: BLE001  # the boundary: all becomes a problem
+            if isinstance(e, RequestError) and (way.begin is None or not whole):
+                front.admission.malformed(source)
             public = request.refused(e)
             return problem(public, request_id=request.request_id, close=not whole)
         finally:
@@ -165,6 +207,16 @@ def _post(front: Front, way: _Way) -> Endpoint:
         return json_response(answer, request_id=request.request_id)
 
     return endpoint
+
+
+async def _answer(
+    front: Front, pool: WorkPool, way: _Way, source: str, body: bytes
+) -> bytes:
+    if way.begin is None:
+        flow = front.admission.first(source)
+        return await pool.submit(partial(way.work, body), flow=flow)
+    done = await admitted(front, pool, source, partial(way.begin, body))
+    return done.body
 
 
 def _pool_for(front: Front, body: bytes) -> WorkPool:
@@ -199,10 +251,13 @@ async def _read_body(http: HttpRequest, *, limit: int, budget: ByteBudget) -> by
 
 def _info(front: Front) -> Endpoint:
     async def endpoint(http: HttpRequest) -> Response:
-        request = Request("info", peer_of(http.scope["client"]), front.metrics)
+        source = peer_of(http.scope["client"])
+        request = Request("info", source, front.metrics)
         try:
+            front.admission.door(source)
             info = await front.pool.submit(
-                lambda: front.provider.info(now=front.clock())
+                lambda: front.provider.info(now=front.clock()),
+                flow=front.admission.first(source),
             )
         except Exception as e:  # noqa: BLE001  # the boundary: all becomes a problem
             return problem(request.refused(e), request_id=request.request_id)
@@ -226,12 +281,15 @@ def _ready(front: Front) -> Endpoint:
 
 
 def _metrics(front: Front) -> Endpoint:
+    # A thread of its own: metrics are needed most while the others are full.
+    pool = WorkPool("metrics", threads=1, queue=SCRAPES_WAITING)
+
     async def endpoint(http: HttpRequest) -> Response:
         try:
-            text = await front.pool.submit(front.metrics.render)
+            text = await pool.submit(front.metrics.render)
         except Exception as e:  # noqa: BLE001  # the boundary: all becomes a problem
-            peer = peer_of(http.scope["client"])
-            return problem(Request("metrics", peer, front.metrics).refused(e))
+            request = Request("metrics", peer_of(http.scope["client"]), front.metrics)
+            return problem(request.refused(e), request_id=request.request_id)
         return json_response(text, content_type=CONTENT_TYPE)
 
     return endpoint

@@ -9,6 +9,7 @@ connection table. What is late is told so with a problem document and closed.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,8 +22,8 @@ from uvicorn.server import ServerState
 
 from tightseal.errors import Code
 from tightseal.service.connections import ConnectionTable, Phase, peer_of
+from tightseal.service.listen_settings import HttpSettings
 from tightseal.service.problem import raw_problem
-from tightseal.service.settings import HttpSettings
 
 __all__ = ["GuardedHttpProtocol", "HttpGuard"]
 
@@ -51,15 +52,22 @@ class HttpGuard:
         """A protocol for one connection."""
         return GuardedHttpProtocol(self)
 
+    def protocol_after(self, leave: Callable[[], None]) -> GuardedHttpProtocol:
+        """A protocol that calls ``leave`` before it takes its place in the table."""
+        return GuardedHttpProtocol(self, leave)
+
 
 class GuardedHttpProtocol(HttpToolsProtocol):
     """The server's HTTP/1.1 protocol, inside limits."""
 
-    def __init__(self, guard: HttpGuard) -> None:
+    def __init__(
+        self, guard: HttpGuard, leave: Callable[[], None] = lambda: None
+    ) -> None:
         loop = asyncio.get_running_loop()
         super().__init__(guard.config, guard.state, {}, loop)
         self._limits = guard.limits
         self._table = guard.table
+        self._leave = leave
         self._simulated = guard.simulated
         self._head_bytes = 0
         self._refusal = Code.REQUEST_MALFORMED
@@ -75,6 +83,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         """Take a place in the table, or leave at once."""
         super().connection_made(transport)
         self.peer = peer_of(transport.get_extra_info("peername"))
+        self._leave()
         if not self._table.admit(self):
             transport.write(self._problem(Code.OVERLOADED))
             transport.close()

@@ -15,16 +15,20 @@ from tightseal.evidence.cache import ResultCache
 from tightseal.evidence.verify import EvidenceVerifier
 from tightseal.model.collateral import CollateralSource
 from tightseal.model.labels import Label
-from tightseal.model.ports import KeyRoots, RootPlatform
+from tightseal.model.ports import KeyRoots, RootPlatform, Verifier
 from tightseal.model.provider import ProviderIdentity
 from tightseal.model.roots import TrustedRoots
 from tightseal.model.secret import Secret
 from tightseal.platform.attested import AttestedKeys
+from tightseal.recovery.desk import HandoffDesk
 from tightseal.release import Provider
+from tightseal.release.handoffs import Handoffs
+from tightseal.release.leases import Leases
 from tightseal.release.memory import Memory
 from tightseal.release.policy import InForce
 from tightseal.service.current import Built
 from tightseal.service.guarding import WatchedGuard
+from tightseal.service.metricinfo import UNEXPLAINED
 from tightseal.service.metrics import Metrics
 from tightseal.service.roots import OwnRoots
 from tightseal.service.sources import Staple
@@ -51,6 +55,8 @@ class ProviderMaker:
     memory: Memory | None
     signed_time: Callable[[], int]
     metrics: Metrics
+    tls_key_hash: bytes | None = None
+    leases: Leases
 
     def __call__(self, in_force: InForce, before: Built | None) -> Built:
         """The provider of a policy; parts that would be the same are taken over.
@@ -66,18 +72,20 @@ class ProviderMaker:
         else:
             verifier = self._verifier(in_force)
             attested = self._attested(in_force, verifier)
+        mint = self._mint(in_force)
         provider = Provider(
             in_force=in_force,
             verifier=verifier,
             platform=self.platform,
             roots=self.own.key_roots,
             attested=attested,
-            mint=self._mint(in_force),
+            mint=mint,
             recorder=self.journal,
             memory=self.memory,
             signed_time=self.signed_time,
             staple=Staple(attested, self.source),
             stage=self.metrics.stage,
+            leases=self.leases,
         )
         if in_force.version is not None:
             log.info(
@@ -87,7 +95,28 @@ class ProviderMaker:
                 settings_digest=in_force.settings_digest.hex(),
                 expires_at=in_force.expires_at,
             )
-        return Built(in_force, provider, verifier, attested)
+        desk = self._desk(in_force, verifier, attested, mint)
+        return Built(in_force, provider, verifier, attested, desk)
+
+    def _desk(
+        self,
+        in_force: InForce,
+        verifier: Verifier,
+        attested: AttestedKeys,
+        mint: NonceMint,
+    ) -> HandoffDesk | None:
+        keeper, memory = self.own.keeper, self.memory
+        if keeper is None or memory is None:
+            return None
+        return HandoffDesk(
+            in_force=in_force,
+            verifier=verifier,
+            attested=attested,
+            mint=mint,
+            recorder=self.journal,
+            keeper=keeper,
+            handoffs=Handoffs(memory.store),
+        )
 
     def _verifier(self, in_force: InForce) -> EvidenceVerifier:
         return EvidenceVerifier(
@@ -108,6 +137,7 @@ class ProviderMaker:
             seed=self.seed,
             life=in_force.settings.attested_key_life,
             grace=in_force.settings.nonce_life,
+            tls_key_hash=self.tls_key_hash,
         )
 
     def _mint(self, in_force: InForce) -> NonceMint:
@@ -130,7 +160,7 @@ def _identity(
 
 
 def _disagreed(metrics: Metrics, found: Disagreement) -> None:
-    metrics.disagreement(found.rule or "unexplained")
+    metrics.disagreement(found.rule or UNEXPLAINED)
     log.warning(
         "verifiers_disagree",
         conflict=found.conflict,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What operators scrape: outcomes, times, connections, disagreements, collateral.
+"""What operators scrape; every metric stands in :mod:`tightseal.service.metricinfo`.
 
 With several workers each keeps its samples in memory-mapped files of the run folder,
 and whichever worker is asked answers for all. Labels are closed sets (codes, stages,
@@ -12,34 +12,30 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tightseal._version import __version__
+from tightseal.codes import Code
+from tightseal.model.state import AnchorClass
+from tightseal.service.metricinfo import (
+    LABELS,
+    METRICS,
+    SECONDS_BUCKETS,
+    UNEXPLAINED,
+    Kind,
+    SlotCondition,
+)
+
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry, Histogram
+    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 __all__ = ["CONTENT_TYPE", "Metrics", "prepare_shared", "worker_died"]
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 SHARED_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
-SECONDS_BUCKETS: Final = (
-    0.0001,
-    0.00025,
-    0.0005,
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    1.0,
-    5.0,
-    25.0,
-)
 
 
 def prepare_shared(folder: Path) -> None:
@@ -73,70 +69,46 @@ class Metrics:
 
         own = CollectorRegistry()
         self._registry = own
-        self._outcomes = Counter(
-            "tightseal_requests",
-            "Requests by protocol and code",
-            ("protocol", "code"),
-            registry=own,
-        )
-        self._stages = Histogram(
-            "tightseal_stage_seconds",
-            "Time of one step of a release",
-            ("stage",),
-            registry=own,
-            buckets=SECONDS_BUCKETS,
-        )
+        self._counters: dict[str, Counter] = {}
+        self._gauges: dict[str, Gauge] = {}
+        self._histograms: dict[str, Histogram] = {}
+        for m in METRICS:
+            if m.kind is Kind.COUNTER:
+                self._counters[m.name] = Counter(
+                    m.name, m.meaning, m.labels, registry=own
+                )
+            elif m.kind is Kind.GAUGE:
+                self._gauges[m.name] = Gauge(
+                    m.name,
+                    m.meaning,
+                    m.labels,
+                    registry=own,
+                    multiprocess_mode=m.shared,
+                )
+            else:
+                self._histograms[m.name] = Histogram(
+                    m.name, m.meaning, m.labels, registry=own, buckets=SECONDS_BUCKETS
+                )
         self._stage_children: dict[str, Histogram] = {}
-        self._requests = Histogram(
-            "tightseal_request_seconds",
-            "Time from the whole request to its answer",
-            ("protocol",),
-            registry=own,
-            buckets=SECONDS_BUCKETS,
-        )
-        self._disagreements = Counter(
-            "tightseal_verifier_disagreements",
-            "Evidence on which the verifiers disagreed, by rule",
-            ("rule",),
-            registry=own,
-        )
-        self._closed = Counter(
-            "tightseal_connections_closed",
-            "Connections closed by the provider's limits",
-            ("transport", "reason"),
-            registry=own,
-        )
-        self._open = Gauge(
-            "tightseal_connections",
-            "Open connections by transport and phase",
-            ("transport", "phase"),
-            registry=own,
-            multiprocess_mode="livesum",
-        )
-        self._ready = Gauge(
-            "tightseal_ready",
-            "Whether a part of the provider is in order (1) or not (0)",
-            ("part",),
-            registry=own,
-            multiprocess_mode="livemin",
-        )
-        self._collateral_age = Gauge(
-            "tightseal_collateral_issued_seconds",
-            "Unix time at which the newest collateral seen was issued",
-            registry=own,
-            multiprocess_mode="max",
-        )
-        self._journal_lag = Gauge(
-            "tightseal_journal_lag_seconds",
-            "Time that the last commit of the journal took",
-            registry=own,
-            multiprocess_mode="livemax",
-        )
+        self._noted: set[str] = set()
+        self._set("tightseal_build_info", 1, __version__)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Show at zero what is alarming when it happens once.
+
+        A series that begins at one has not increased, as Prometheus sees it.
+        """
+        for protocol in LABELS["protocol"].values:
+            for code in (Code.INTERNAL, Code.OVERLOADED):
+                self._counters["tightseal_requests_total"].labels(protocol, code)
+        name = "tightseal_verifier_disagreements_total"
+        self._counters[name].labels(UNEXPLAINED)
 
     def outcome(self, protocol: str, code: str, seconds: float) -> None:
         """Count one answered request."""
-        self._outcomes.labels(protocol, code).inc()
-        self._requests.labels(protocol).observe(seconds)
+        self._count("tightseal_requests_total", protocol, code)
+        self._histograms["tightseal_request_seconds"].labels(protocol).observe(seconds)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -148,40 +120,100 @@ class Metrics:
             spent = time.perf_counter() - start
             self._stage(name).observe(spent)
             if name == "record":
-                self._journal_lag.set(spent)
+                self._set("tightseal_journal_lag_seconds", spent)
 
     def _stage(self, name: str) -> Histogram:
         # Looking a label up costs more than measuring with it.
         child = self._stage_children.get(name)
         if child is None:
-            child = self._stage_children[name] = self._stages.labels(name)
+            child = self._histograms["tightseal_stage_seconds"].labels(name)
+            self._stage_children[name] = child
         return child
 
     def disagreement(self, rule: str) -> None:
         """Count evidence that the verifiers judged differently."""
-        self._disagreements.labels(rule).inc()
+        self._count("tightseal_verifier_disagreements_total", rule)
 
     def closed(self, transport: str, reason: str) -> None:
         """Count a connection that a limit closed."""
-        self._closed.labels(transport, reason).inc()
+        self._count("tightseal_connections_closed_total", transport, reason)
 
     def connections(self, transport: str, phase: str, count: int) -> None:
         """Note how many connections are in a phase."""
-        self._open.labels(transport, phase).set(count)
+        self._set("tightseal_connections", count, transport, phase)
+
+    def limit(self, limit: str, event: str) -> None:
+        """Count what a limit by rate did: ``granted``, ``refused`` or ``leased``."""
+        self._count("tightseal_limits_total", limit, event)
+
+    def queue(self, pool: str, calls: int, limit: int) -> None:
+        """Note how many calls a pool of threads has, and may have."""
+        self._set("tightseal_queue_calls", calls, pool)
+        self._set("tightseal_queue_limit", limit, pool)
 
     def ready(self, part: str, *, ok: bool) -> None:
         """Note whether a part of the provider is in order."""
-        self._ready.labels(part).set(1 if ok else 0)
+        self._set("tightseal_ready", ok, part)
+
+    def notes(self, names: Iterable[str]) -> None:
+        """Note which notes readiness has now; those that it had before are at 0."""
+        now = set(names)
+        self._noted |= now
+        for name in self._noted:
+            self._set("tightseal_note", name in now, name)
+
+    def looked(self, when: int, *, simulated: bool) -> None:
+        """Note when the parts were looked at, Unix seconds."""
+        self._set("tightseal_looked_seconds", when)
+        self._set("tightseal_simulated", simulated)
 
     def collateral_issued(self, when: int) -> None:
         """Note the issue date of the newest collateral seen, Unix seconds."""
-        self._collateral_age.set(when)
+        self._set("tightseal_collateral_issued_seconds", when)
+
+    def policy(self, version: int | None, expires_at: int | None) -> None:
+        """Note which policy is in force, and until when."""
+        self._set("tightseal_policy_version", version or 0)
+        self._set("tightseal_policy_expires_seconds", expires_at or 0)
+
+    def generation(self, number: int, activated_at: int | None) -> None:
+        """Note which generation of the keyring is current, and since when."""
+        self._set("tightseal_keyring_generation", number)
+        self._set("tightseal_keyring_generation_activated_seconds", activated_at or 0)
+
+    def keyring(self, counter: int, slots: Mapping[SlotCondition, int]) -> None:
+        """Note the keyring's counter, and what is known of its slots."""
+        self._set("tightseal_keyring_counter", counter)
+        for condition in SlotCondition:
+            self._set("tightseal_keyring_slots", slots.get(condition, 0), condition)
+
+    def anchor(self, in_use: AnchorClass) -> None:
+        """Note what would notice that the whole state was put back."""
+        for anchor in AnchorClass:
+            self._set("tightseal_state_anchor", anchor is in_use, anchor)
+
+    def journal(
+        self, *, entries: int, published: int, waiting: int, size: int, free: int
+    ) -> None:
+        """Note the size of the journal: entries in it and before it, bytes, room."""
+        self._set("tightseal_log_entries", entries)
+        self._set("tightseal_log_published_entries", published)
+        self._set("tightseal_journal_waiting", waiting)
+        self._set("tightseal_journal_bytes", size)
+        self._set("tightseal_journal_free_bytes", free)
 
     def render(self) -> bytes:
         """The exposition text of this worker, or of all where samples are shared."""
         from prometheus_client import generate_latest  # noqa: PLC0415
 
         return generate_latest(self._whole())
+
+    def _count(self, name: str, *labels: str) -> None:
+        self._counters[name].labels(*labels).inc()
+
+    def _set(self, name: str, value: float, *labels: str) -> None:
+        gauge = self._gauges[name]
+        (gauge.labels(*labels) if labels else gauge).set(value)
 
     def _whole(self) -> CollectorRegistry:
         if SHARED_VARIABLE not in os.environ:

@@ -10,7 +10,7 @@ import msgspec
 
 from tightseal._version import __version__
 from tightseal.errors import CODES
-from tightseal.model import wire, wire_operator
+from tightseal.model import wire, wire_handoff, wire_operator
 from tightseal.service.health import Readiness
 
 __all__ = ["openapi_document"]
@@ -27,6 +27,10 @@ _TYPES: Final = (
     wire.PublicKeyResponse,
     wire_operator.PolicyAccepted,
     wire_operator.ActionDone,
+    wire_handoff.HandoffRequest,
+    wire_handoff.HandoffResponse,
+    wire_handoff.ConfirmRequest,
+    wire_handoff.HandoffConfirmed,
     wire.InfoResponse,
     wire.Problem,
     Readiness,
@@ -91,6 +95,23 @@ def _document() -> _Json:
                     answer="ActionDone",
                 )
                 | _bytes("application/json")
+            },
+            wire_handoff.HANDOFF_PATH: {
+                "post": _operation(
+                    "handoff",
+                    "Answer the challenge with evidence of a provider that was"
+                    " invited, and get the keyring.",
+                    answer="HandoffResponse",
+                    body="HandoffRequest",
+                )
+            },
+            wire_handoff.CONFIRM_PATH: {
+                "post": _operation(
+                    "handoff_confirm",
+                    "Say that the keyring was written and opens again.",
+                    answer="HandoffConfirmed",
+                    body="ConfirmRequest",
+                )
             },
             "/v1/info": {
                 "get": _operation(

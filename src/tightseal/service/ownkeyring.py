@@ -4,33 +4,28 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Final
 
 import structlog
 
 from tightseal.errors import Code, KeyReleaseError, SettingsError, TightsealError
-from tightseal.evidence.roots import simulated_root
 from tightseal.keys.keyring import (
     Keyring,
     KeyringFile,
-    Slot,
-    add_slot,
     keep_new,
     new_keyring,
     probe_slots,
-    rewrap_slot,
 )
-from tightseal.model.claims import Vendor
 from tightseal.model.ports import RootPlatform
 from tightseal.model.slots import FIRST_FACTORS, SlotClass, SlotKey
 from tightseal.release.keyring import KeyringKeeper
-from tightseal.service.settings import PlatformKind, Settings, SimulatedTee
+from tightseal.release.slots import require_opening, rewrapped, with_slot
+from tightseal.service.settings import Settings
 from tightseal.service.slotkeys import (
     SlotKeys,
     own_slots,
-    require_opening,
     rewrap_reason,
 )
+from tightseal.service.slotterms import own_domain
 
 __all__ = [
     "create_keyring",
@@ -41,8 +36,6 @@ __all__ = [
     "with_slot",
     "write_keyring",
 ]
-
-_FIRST_ALONE: Final = frozenset((name,) for name in FIRST_FACTORS)
 
 log = structlog.get_logger("tightseal.keyring")
 
@@ -95,17 +88,6 @@ def write_keyring(
     return keyring
 
 
-def with_slot(keyring: Keyring, slot_key: SlotKey, *, label: str, now: int) -> Keyring:
-    """A keyring with one more slot, the last, which was opened again.
-
-    Raises:
-        KeyReleaseError: ``slot_unavailable``, ``slot_not_allowed``.
-    """
-    after = add_slot(keyring, slot_key, label=label, now=now)
-    require_opening(after, after.slots[-1], slot_key)
-    return after
-
-
 def _with_slot(
     settings: Settings,
     keyring: Keyring | None,
@@ -141,12 +123,14 @@ def renew_slots(keeper: KeyringKeeper, slots: SlotKeys, *, now: int) -> None:
     """Make slots anew that open here with what goes out of use, such as old microcode.
 
     Slots that do not open are left alone: they may be another machine's. So are second
-    factors: what they are bound to is for an operator to say. A failure is logged and
+    factors: what they are bound to is for an operator to say; and slots of other
+    providers and of councils, which a start does not wait for. A failure is logged and
     stops nothing, since the slot still opens.
     """
-    probes = probe_slots(keeper.keyring, slots.every)
+    own = slots.of_platform
+    probes = probe_slots(keeper.keyring, own)
     for slot in (probe.slot for probe in probes if not probe.refusal):
-        why = rewrap_reason(slot, slots.every) if slot.factors in _FIRST_ALONE else ""
+        why = rewrap_reason(slot, own)
         if not why:
             continue
         change = partial(rewrapped, slot=slot, slot_key=slots.of(slot), now=now)
@@ -157,40 +141,6 @@ def renew_slots(keeper: KeyringKeeper, slots: SlotKeys, *, now: int) -> None:
             log.error("slot_not_renewed", slot=str(slot), code=code, detail=e.detail)  # noqa: TRY400
         else:
             log.warning("slot_renewed", slot=str(slot), reason=why)
-
-
-def rewrapped(keyring: Keyring, *, slot: Slot, slot_key: SlotKey, now: int) -> Keyring:
-    """A slot made anew, and opened again.
-
-    Raises:
-        KeyReleaseError: ``slot_unavailable``, ``slot_not_allowed``.
-    """
-    after = rewrap_slot(keyring, slot.slot_id, slot_key, now=now)
-    require_opening(after, after.slot(slot.slot_id), slot_key)
-    return after
-
-
-def own_domain(settings: Settings) -> str:
-    """The trust domain of the platform that settings name, as text.
-
-    What the provider's own quote then says has to be the same; see
-    ``KeyringKeeper.check_domain``.
-
-    Raises:
-        SettingsError: ``settings_invalid``, where no simulated root fits.
-    """
-    platform = settings.host.platform
-    if platform.kind is PlatformKind.GRAMINE:
-        return Vendor.INTEL.value
-    if platform.kind is PlatformKind.SEV_GUEST:
-        return Vendor.AMD.value
-    for certificate in settings.release.simulated_root_certificates():
-        roots = simulated_root(certificate)
-        found = roots.intel if platform.tee is SimulatedTee.SGX else roots.amd
-        for root in found:
-            return str(root.trust_domain)
-    detail = f"release.simulated_roots: none is of a simulated {platform.tee.value}"
-    raise SettingsError(Code.SETTINGS_INVALID, detail)
 
 
 def root_bytes(pinned: str) -> bytes | None:

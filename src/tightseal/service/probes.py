@@ -19,17 +19,22 @@ from tightseal.errors import Code, SettingsError, TightsealError
 from tightseal.model.ports import Clock
 from tightseal.model.state import AnchorClass, StateStore
 from tightseal.release.keyring import KeyringKeeper
+from tightseal.release.logmark import LogMark
 from tightseal.release.policy import PolicyKeeper
 from tightseal.release.rewrap import Rewrapper
+from tightseal.service.ageing import Ageing
 from tightseal.service.bundlefile import BundleFile
 from tightseal.service.current import CurrentProvider
 from tightseal.service.front import Front
 from tightseal.service.guarding import FlooredClock, WatchedGuard
+from tightseal.service.hardening import may_be_swapped
 from tightseal.service.health import REFRESH_SECONDS, Health, Note
 from tightseal.service.logs import error_fields
 from tightseal.service.metrics import Metrics
+from tightseal.service.sampling import Sampler
 from tightseal.service.settings import Settings
 from tightseal.service.state import probe_journal
+from tightseal.service.tiles import TilePublisher
 
 __all__ = ["Background", "PolicyWatch", "make_health", "require_policy"]
 
@@ -38,6 +43,30 @@ PREPARE_AHEAD_SECONDS: Final = 300
 
 POLICY_SECONDS: Final = 1.0
 """How often the policy that another worker or provider accepted is looked for."""
+
+_SWAP: Final = Note(
+    "memory_not_locked",
+    None,
+    "Keys in use may be written to swap.",
+    "Start the provider without a limit on locked memory (ulimit -l, "
+    "LimitMEMLOCK=infinity), or without swap.",
+)
+_ONE_SLOT: Final = Note(
+    "keyring_one_slot",
+    None,
+    "One slot alone opens the keyring: its loss loses all.",
+    "Add another slot: tightseal keyring slot add",
+)
+_REFUSED: Final = "The newest bundle that came was refused; the last good one decides."
+_EXPIRED: Final = "A signature of the policy in force has expired."
+_ANCHOR: Final = (
+    "Give the state an anchor, where releases must not depend on an older state; a "
+    "policy can require one."
+)
+_KEYRING_ANCHOR: Final = (
+    "Hold it against a TPM's counter: tightseal keyring anchor init; or accept it."
+)
+_REWRAP: Final = "Make that slot anew: tightseal keyring slot rewrap"
 
 log = structlog.get_logger("tightseal.background")
 
@@ -82,6 +111,7 @@ def make_health(
         probes,
         on_part=lambda name, ok: metrics.ready(name, ok=ok),
         notes=lambda: _notes(keeper, store, keyring, clock),
+        on_notes=metrics.notes,
     )
 
 
@@ -103,9 +133,12 @@ def _notes(
     clock: Clock,
 ) -> list[Note]:
     """What keeps no key back, and should be known."""
-    notes = [] if keyring is None else _keyring_notes(keyring)
+    stored = store is not None
+    notes = [] if keyring is None else _keyring_notes(keyring, stored=stored)
+    if may_be_swapped():
+        notes.append(_SWAP)
     if (refused := keeper.refused) is not None:
-        notes.append(Note.of("bundle_refused", refused))
+        notes.append(Note.of("bundle_refused", refused, _REFUSED))
     if store is None:
         return notes
     try:
@@ -113,22 +146,25 @@ def _notes(
     except TightsealError as e:
         # Before the first bundle the part says so.
         if e.code is Code.POLICY_EXPIRED:
-            notes.append(Note.of("policy_expired", e))
+            notes.append(Note.of("policy_expired", e, _EXPIRED))
     freshness = store.freshness()
     if freshness.anchor in {AnchorClass.NONE, AnchorClass.PROCESS}:
         unnoticed = f"anchor {freshness.anchor.value}: {freshness.not_noticed}"
-        notes.append(Note("state_unanchored", None, unnoticed))
+        notes.append(Note("state_unanchored", None, unnoticed, _ANCHOR))
     return notes
 
 
-def _keyring_notes(keyring: KeyringKeeper) -> list[Note]:
+def _keyring_notes(keyring: KeyringKeeper, *, stored: bool) -> list[Note]:
     opened = keyring.opened
     notes = []
     if opened.rewrap:
-        notes.append(Note("slot_to_rewrap", None, f"{opened.slot}: {opened.rewrap}"))
+        text = f"{opened.slot}: {opened.rewrap}"
+        notes.append(Note("slot_to_rewrap", None, text, _REWRAP))
     if len(keyring.keyring.slots) == 1:
-        text = "one slot alone opens the keyring: add another, or its loss loses all"
-        notes.append(Note("keyring_one_slot", None, text))
+        notes.append(_ONE_SLOT)
+    if opened.anchor is AnchorClass.NONE and not stored:
+        text = f"keyring, anchor {opened.anchor.value}: {opened.not_noticed}"
+        notes.append(Note("keyring_unanchored", None, text, _KEYRING_ANCHOR))
     return notes
 
 
@@ -209,7 +245,11 @@ class Background:
     current: CurrentProvider
     watch: PolicyWatch
     keys: KeyringWatch | None
+    ageing: Ageing | None
     refresher: Refresher | None
+    sampler: Sampler
+    tiles: TilePublisher | None = None
+    mark: LogMark | None = None
 
     def __call__(self, ended: threading.Event) -> None:
         """Work until the event is set."""
@@ -220,6 +260,8 @@ class Background:
             _survive("policy_not_taken", self.watch.look)
             if self.keys is not None:
                 _survive("keyring_not_taken", self.keys.look)
+            if self.ageing is not None:
+                _survive("keyring_not_rotated", self.ageing.look)
             # By time, not by turns: a look may wait long for a database.
             if time.monotonic() >= due:
                 due = time.monotonic() + REFRESH_SECONDS
@@ -233,7 +275,22 @@ class Background:
         """What is done every few seconds; nothing of it may end the thread."""
         _survive("guard_not_read", self.guard.look)
         self.front.health.look()
+        _survive("metrics_not_sampled", self.sampler.look)
+        if self.mark is not None:
+            _survive("log_head_not_kept", self.mark.look)
+        if self.tiles is not None:
+            _survive("log_not_published", self.tiles.look)
         _survive("next_attested_key_failed", self._prepare_next)
+        self.renew_certificate()
+
+    def renew_certificate(self) -> None:
+        """Look whether the certificate of the TLS key is due; no failure goes out."""
+        _survive("certificate_not_renewed", self._renew_certificate)
+
+    def _renew_certificate(self) -> None:
+        if (tls := self.front.tls) is not None:
+            life = self.current.settings().attested_key_life
+            tls.look(now=self.front.clock(), life=life)
 
     def _prepare_next(self) -> None:
         now = self.front.clock()

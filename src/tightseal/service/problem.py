@@ -20,7 +20,9 @@ __all__ = [
 ]
 
 RETRY_AFTER_SECONDS: Final = 1
-SERVICE_UNAVAILABLE: Final = 503
+"""What is said where the error does not say when to come back."""
+
+_TRY_AGAIN: Final = frozenset({429, 503})
 JSON_CONTENT_TYPE: Final = "application/json"
 
 SIMULATED_HEADER: Final = (b"tightseal-simulated", b"true")
@@ -74,9 +76,10 @@ def problem(
         content_type=wire.PROBLEM_CONTENT_TYPE,
         request_id=request_id,
     )
-    if document.status == SERVICE_UNAVAILABLE:
-        seconds = str(RETRY_AFTER_SECONDS).encode()
-        response.raw_headers.append((b"retry-after", seconds))
+    if document.status in _TRY_AGAIN:
+        known = error.retry_after if isinstance(error, TightsealError) else None
+        seconds = RETRY_AFTER_SECONDS if known is None else known
+        response.raw_headers.append((b"retry-after", str(seconds).encode()))
     if close:
         response.raw_headers.append((b"connection", b"close"))
     return response

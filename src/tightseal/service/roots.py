@@ -22,14 +22,15 @@ from tightseal.model.settings import RootKind
 from tightseal.platform.slots.passphrase import Ask
 from tightseal.release.keyring import POLICY_NOT_YET_KNOWN, KeyringKeeper, Ways
 from tightseal.release.roots import PlatformRoots
+from tightseal.service.keyringanchor import keyed_anchor
 from tightseal.service.ownkeyring import (
     create_keyring,
-    own_domain,
     renew_slots,
     root_bytes,
 )
 from tightseal.service.settings import Settings
-from tightseal.service.slotkeys import own_slots
+from tightseal.service.slotkeys import SlotKeys, own_slots
+from tightseal.service.slotterms import own_domain
 from tightseal.service.state import own_secret
 
 __all__ = ["OwnRoots", "create_keyring", "open_roots", "ways_of"]
@@ -66,12 +67,14 @@ def open_roots(
     Raises:
         PlatformError: ``sealing_key_unavailable``, in the sidecar shape.
         KeyReleaseError: the keyring is missing or does not open here.
+        PolicyError: ``anchor_required``.
         ServiceError: the file system failed.
     """
     if settings.release.root is RootKind.PLATFORM:
         secret = partial(own_secret, platform.sealing_key())
         return OwnRoots(PlatformRoots(platform), secret, None)
-    keeper = KeyringKeeper(ways_of(settings, platform))
+    slots = own_slots(settings, platform)
+    keeper = KeyringKeeper(_ways(settings, slots))
     opened = keeper.opened
     log.info(
         "keyring_opened",
@@ -81,9 +84,10 @@ def open_roots(
         counter=keeper.keyring.header.counter,
         closed=[f"{probe.slot}: {probe.refusal}" for probe in opened.closed],
         rewrap=opened.rewrap,
+        anchor=opened.anchor.value,
     )
     if now is not None:
-        renew_slots(keeper, own_slots(settings, platform), now=now)
+        renew_slots(keeper, slots, now=now)
     return OwnRoots(keeper, keeper.keyring.derive, keeper)
 
 
@@ -100,7 +104,10 @@ def ways_of(
     Raises:
         SettingsError: ``settings_invalid``.
     """
-    slots = own_slots(settings, platform, ask=ask)
+    return _ways(settings, own_slots(settings, platform, ask=ask))
+
+
+def _ways(settings: Settings, slots: SlotKeys) -> Ways:
     return Ways(
         file=KeyringFile(settings.host.keyring_path),
         slot_keys=slots.every,
@@ -110,4 +117,5 @@ def ways_of(
             policy_version=POLICY_NOT_YET_KNOWN,
             keyring_id=bytes.fromhex(settings.release.keyring_id) or None,
         ),
+        keyed=keyed_anchor(settings),
     )

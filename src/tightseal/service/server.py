@@ -16,7 +16,7 @@ import structlog
 import uvloop
 from uvicorn.server import ServerState
 
-from tightseal.service.accept import Acceptor
+from tightseal.service.accept import Acceptor, Handshakes
 from tightseal.service.connections import SWEEP_SECONDS, ConnectionTable, Phase
 from tightseal.service.framed import FramedProtocol
 from tightseal.service.front import Front
@@ -90,7 +90,15 @@ class Worker:
         guard = HttpGuard(
             limits, table, config, self._state, self._front.settings.simulated
         )
-        self._accept(self._listeners.http, guard.protocol, table)
+        tls = self._front.tls
+        handshakes = None
+        if tls is not None:
+            handshakes = Handshakes(
+                context=lambda: tls.context,
+                protocol=guard.protocol_after,
+                seconds=limits.head_seconds,
+            )
+        self._accept(self._listeners.http, guard.protocol, table, handshakes)
 
     def _serve_framed(self, listener: socket.socket) -> None:
         limits = self._front.settings.host.framed
@@ -111,9 +119,14 @@ class Worker:
         listener: socket.socket,
         protocol: Callable[[], asyncio.Protocol],
         table: ConnectionTable,
+        handshakes: Handshakes | None = None,
     ) -> None:
         acceptor = Acceptor(
-            listener, protocol=protocol, table=table, shared=self._listeners.shared
+            listener,
+            protocol=protocol,
+            table=table,
+            shared=self._listeners.shared,
+            handshakes=handshakes,
         )
         acceptor.start()
         self._acceptors.append(acceptor)
@@ -127,6 +140,8 @@ class Worker:
                 for phase in Phase:
                     count = table.count(phase)
                     self._front.metrics.connections(name, phase.name.lower(), count)
+            for pool in self._front.pools():
+                self._front.metrics.queue(pool.name, pool.in_flight, pool.limit)
 
     def _set_headers(self) -> None:
         """The headers that the HTTP server puts on every response, its own too."""

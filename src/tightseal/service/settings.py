@@ -19,13 +19,18 @@ import msgspec
 
 from tightseal.errors import Code, SettingsError
 from tightseal.model.settings import ReleaseSettings
+from tightseal.service.keyring_settings import KeyringSettings
+from tightseal.service.listen_settings import (
+    FramedSettings,
+    HostLimits,
+    HttpSettings,
+    TlsSettings,
+)
+from tightseal.service.setting import Seconds, about
 
 __all__ = [
     "CollateralSettings",
-    "FramedSettings",
     "HostSettings",
-    "HttpSettings",
-    "KeyringSettings",
     "LogFormat",
     "LogLevel",
     "LogSettings",
@@ -35,7 +40,6 @@ __all__ = [
     "SimulatedTee",
     "StateEngine",
     "StateSettings",
-    "TpmSettings",
     "split_address",
 ]
 
@@ -80,24 +84,6 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
-def _about(
-    text: str,
-    *,
-    ge: float | None = None,
-    gt: float | None = None,
-    le: float | None = None,
-    lt: float | None = None,
-    max_length: int | None = None,
-) -> msgspec.Meta:
-    given = {"ge": ge, "gt": gt, "le": le, "lt": lt, "max_length": max_length}
-    bounds: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-    return msgspec.Meta(description=text, **bounds)
-
-
-Seconds = Annotated[float, msgspec.Meta(gt=0, le=600)]
-Connections = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
-
-
 def split_address(text: str, *, setting: str) -> tuple[str, int]:
     """Split ``host:port`` or ``[v6]:port``; port 0 asks the system for a free one.
 
@@ -112,28 +98,35 @@ def split_address(text: str, *, setting: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
+_SIM_IMAGE: Final = {SimulatedTee.SGX: "enclave", SimulatedTee.SNP: "kernel"}
+"""What another image is called there: another name, another measurement."""
+
+
 class PlatformSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which platform, and where it is found."""
 
     kind: Annotated[
-        PlatformKind, _about("what the provider stands on: gramine, sev-guest or sim")
+        PlatformKind, about("what the provider stands on: gramine, sev-guest or sim")
     ] = PlatformKind.GRAMINE
     root: Annotated[
         str,
-        _about("gramine: folder of attestation files; sev-guest: of reports"),
+        about("gramine: folder of attestation files; sev-guest: of reports"),
     ] = ""
     device: Annotated[
-        str, _about("sev-guest: path of the device; empty: the usual one")
+        str, about("sev-guest: path of the device; empty: the usual one")
     ] = ""
-    world: Annotated[str, _about("sim: folder of the simulated world")] = ""
-    machine: Annotated[
-        str, _about("sim: name of the simulated machine to stand on")
-    ] = "host"
-    tee: Annotated[SimulatedTee, _about("sim: sgx for an enclave, snp for a guest")] = (
+    world: Annotated[str, about("sim: folder of the simulated world")] = ""
+    machine: Annotated[str, about("sim: name of the simulated machine to stand on")] = (
+        "host"
+    )
+    tee: Annotated[SimulatedTee, about("sim: sgx for an enclave, snp for a guest")] = (
         SimulatedTee.SGX
     )
+    image: Annotated[
+        str, about("sim: name of the provider's own image; empty: the usual one")
+    ] = ""
     quote_latency_ms: Annotated[
-        float, _about("sim: time that one quote takes, milliseconds", ge=0, le=60_000)
+        float, about("sim: time that one quote takes, milliseconds", ge=0, le=60_000)
     ] = 0.0
 
     def options(self) -> dict[str, Any]:
@@ -149,6 +142,7 @@ class PlatformSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 "world": self.world,
                 "platform": self.machine,
                 "tee": self.tee.value,
+                _SIM_IMAGE[self.tee]: self.image,
                 "quote_latency_ms": self.quote_latency_ms,
             },
         }
@@ -160,29 +154,29 @@ class CollateralSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     pccs: Annotated[
         tuple[str, ...],
-        _about("base addresses of PCCS or PCS v4, asked in order", max_length=8),
+        about("base addresses of PCCS or PCS v4, asked in order", max_length=8),
     ] = ("https://api.trustedservices.intel.com",)
     kds: Annotated[
         tuple[str, ...],
-        _about("base addresses of AMD's KDS, asked in order", max_length=8),
+        about("base addresses of AMD's KDS, asked in order", max_length=8),
     ] = ("https://kdsintf.amd.com",)
     ca_file: Annotated[
-        str, _about("PEM of the CA of a PCCS with a certificate of its own")
+        str, about("PEM of the CA of a PCCS with a certificate of its own")
     ] = ""
     bundle: Annotated[
-        str, _about("file or folder of collateral; where set, no network is used")
+        str, about("file or folder of collateral; where set, no network is used")
     ] = ""
     cache_dir: Annotated[
-        str, _about("folder of cached collateral; empty: collateral in state_dir")
+        str, about("folder of cached collateral; empty: collateral in state_dir")
     ] = ""
     fetch_seconds: Annotated[
-        float, _about("whole time of one fetch, all tries, in seconds", gt=0, le=25)
+        float, about("whole time of one fetch, all tries, in seconds", gt=0, le=25)
     ] = 20.0
     max_age_seconds: Annotated[
-        int, _about("oldest unconfirmed collateral, in seconds", ge=3600, le=604_800)
+        int, about("oldest unconfirmed collateral, in seconds", ge=3600, le=604_800)
     ] = 86_400
     result_cache: Annotated[
-        int, _about("signature results kept in memory, entries", ge=16, le=1_000_000)
+        int, about("signature results kept in memory, entries", ge=16, le=1_000_000)
     ] = 4096
 
 
@@ -190,13 +184,13 @@ class StateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the state lies: policy in force, usage, operator actions. All sealed."""
 
     engine: Annotated[
-        StateEngine, _about("sqlite: a file in state_dir; postgres: a shared database")
+        StateEngine, about("sqlite: a file in state_dir; postgres: a shared database")
     ] = StateEngine.SQLITE
     url: Annotated[
-        str, _about("postgres: postgresql://user@host/database", max_length=1024)
+        str, about("postgres: postgresql://user@host/database", max_length=1024)
     ] = ""
     create: Annotated[
-        bool, _about("make the state where the other files are there and it is not")
+        bool, about("make the state where the other files are there and it is not")
     ] = False
 
     def __post_init__(self) -> None:
@@ -208,102 +202,13 @@ class StateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise SettingsError(Code.SETTINGS_INVALID, message)
 
 
-class TpmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The TPM that gives slots of a keyring a second factor."""
-
-    pcrs: Annotated[
-        tuple[Annotated[int, msgspec.Meta(ge=0, le=23)], ...],
-        _about("PCRs that every such slot is bound to; empty: no TPM", max_length=24),
-    ] = ()
-    ek_name: Annotated[
-        str,
-        msgspec.Meta(
-            description="Name of its endorsement key; empty: what a slot stored",
-            pattern=r"^(000b[0-9a-f]{64})?\Z",
-        ),
-    ] = ""
-    device: Annotated[str, _about("the TPM's device")] = "/dev/tpmrm0"
-
-
-class KeyringSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The keyring, where release.root is keyring. All of it is sealed."""
-
-    path: Annotated[
-        str, _about("file of the keyring; empty: keyring.tsk in state_dir")
-    ] = ""
-    create: Annotated[
-        bool, _about("make a keyring where there is none, with a slot of this platform")
-    ] = False
-    passphrase_file: Annotated[
-        str, _about("file of a passphrase: a second factor; alone in simulated worlds")
-    ] = ""
-    tpm: TpmSettings = TpmSettings()
-
-
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is logged, to standard error."""
 
-    format: Annotated[LogFormat, _about("json or text")] = LogFormat.JSON
-    level: Annotated[LogLevel, _about("least severe line; re-read on SIGHUP")] = (
+    format: Annotated[LogFormat, about("json or text")] = LogFormat.JSON
+    level: Annotated[LogLevel, about("least severe line; re-read on SIGHUP")] = (
         LogLevel.INFO
     )
-
-
-class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Bounds of the HTTP transport, per worker."""
-
-    max_connections: Annotated[
-        Connections, _about("open connections; beyond, the oldest idle one goes")
-    ] = 1024
-    max_per_peer: Annotated[
-        Connections, _about("open connections of one address (IPv6: of one /64)")
-    ] = 512
-    head_seconds: Annotated[
-        Seconds, _about("from connect, or first byte, to a whole request head, seconds")
-    ] = 5.0
-    body_seconds: Annotated[
-        Seconds, _about("from head to the last byte of the body, seconds")
-    ] = 10.0
-    request_seconds: Annotated[
-        Seconds, _about("from the whole request to its response, seconds")
-    ] = 25.0
-    write_seconds: Annotated[
-        Seconds, _about("to take the response after the last word, seconds")
-    ] = 10.0
-    idle_seconds: Annotated[
-        Seconds, _about("between two requests on one connection, seconds")
-    ] = 60.0
-    max_head_bytes: Annotated[
-        int, _about("request line and headers, bytes", ge=1024, le=65536)
-    ] = 16384
-    metrics: Annotated[bool, _about("whether /metrics is served")] = True
-
-
-class FramedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Bounds of the framed TCP transport, per worker.
-
-    A guest waits 30 seconds, so the total stays below that.
-    """
-
-    max_connections: Annotated[
-        Connections, _about("open connections; beyond, the oldest idle one goes")
-    ] = 512
-    max_per_peer: Annotated[
-        Connections, _about("open connections of one address (IPv6: of one /64)")
-    ] = 256
-    first_byte_seconds: Annotated[
-        Seconds, _about("from connect to the first byte, seconds")
-    ] = 2.0
-    read_seconds: Annotated[
-        Seconds, _about("from the first byte to the whole request, seconds")
-    ] = 10.0
-    write_seconds: Annotated[Seconds, _about("to take the response, seconds")] = 10.0
-    total_seconds: Annotated[
-        float, _about("from connect to the response, seconds", gt=0, lt=30)
-    ] = 28.0
-    max_frame_bytes: Annotated[
-        int, _about("longest request frame, bytes", ge=65536, le=8 << 20)
-    ] = 8 << 20
 
 
 class HostSettings(
@@ -311,41 +216,46 @@ class HostSettings(
 ):
     """Every host setting with its default."""
 
-    listen: Annotated[str, _about("address of the HTTP API, host:port")] = (
+    listen: Annotated[str, about("address of the HTTP API, host:port")] = (
         "127.0.0.1:3442"
     )
     listen_framed: Annotated[
-        str, _about("address of the framed TCP protocol, host:port")
+        str, about("address of the framed TCP protocol, host:port")
     ] = "127.0.0.1:3443"
     workers: Annotated[
-        int, _about("worker processes; 1 runs in the main process", ge=1, le=64)
+        int, about("worker processes; 1 runs in the main process", ge=1, le=64)
     ] = 1
     threads: Annotated[
-        int, _about("verifying threads per worker; 0: one a core", ge=0, le=256)
+        int, about("verifying threads per worker; 0: one a core", ge=0, le=256)
     ] = 0
     queue: Annotated[
-        int, _about("requests that may wait for a thread, per worker", ge=1, le=65536)
+        int, about("requests that may wait for a thread, per worker", ge=1, le=65536)
     ] = 256
     max_buffered_bytes: Annotated[
         int,
-        _about("request bytes held at once, per worker", ge=8 << 20, le=1 << 34),
+        about("request bytes held at once, per worker", ge=8 << 20, le=1 << 34),
     ] = 64 << 20
     drain_seconds: Annotated[
-        Seconds, _about("for requests in flight when told to stop, seconds")
+        Seconds, about("for requests in flight when told to stop, seconds")
     ] = 30.0
-    state_dir: Annotated[str, _about("folder of the journal and other state")] = (
+    state_dir: Annotated[str, about("folder of the journal and other state")] = (
         "/var/lib/tightseal"
     )
     platform: PlatformSettings = PlatformSettings()
     state: StateSettings = StateSettings()
     keyring: KeyringSettings = KeyringSettings()
     policy_bundle: Annotated[
-        str, _about("file of a signed bundle, offered at start and when it changes")
+        str, about("file of a signed bundle, offered at start and when it changes")
+    ] = ""
+    log_tiles: Annotated[
+        str, about("folder that gets the audit log as C2SP tiles; empty: none does")
     ] = ""
     collateral: CollateralSettings = CollateralSettings()
     log: LogSettings = LogSettings()
+    tls: TlsSettings = TlsSettings()
     http: HttpSettings = HttpSettings()
     framed: FramedSettings = FramedSettings()
+    limits: HostLimits = HostLimits()
 
     def __post_init__(self) -> None:
         """Refuse what the types cannot express.

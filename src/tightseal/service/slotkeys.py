@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ways to slots' keys that a provider has: its platform's, and second factors.
+"""The ways to slots' keys that a provider has.
+
+They are its platform's, that of another provider, and second factors.
 
 Which second factors there are is said by host settings. They open nothing alone outside
 a simulated world, so a setting can close a slot and never open one.
@@ -7,6 +9,7 @@ a simulated world, so a setting can close a slot and never open one.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,9 +18,9 @@ from pathlib import Path
 from typing import Final
 
 from tightseal.errors import Code, KeyReleaseError, SettingsError, TightsealError
-from tightseal.keys.keyring import Keyring, Slot, probe_slots
+from tightseal.keys.keyring import Slot
 from tightseal.keys.keyring.wrap import factors_of
-from tightseal.model.ports import RootPlatform
+from tightseal.model.ports import Clock, RootPlatform
 from tightseal.model.secret import Secret
 from tightseal.model.slots import (
     FIRST_FACTORS,
@@ -28,23 +31,33 @@ from tightseal.model.slots import (
 from tightseal.platform.slots.combined import CombinedSlot
 from tightseal.platform.slots.door import platform_slots
 from tightseal.platform.slots.passphrase import Ask, PassphraseSlot
+from tightseal.platform.slots.signer import belongs_to_signer, for_signer
 from tightseal.platform.slots.tpm2 import Tpm2Slot
 from tightseal.platform.slots.tpm_wire import open_device
-from tightseal.service.settings import Settings, TpmSettings
+from tightseal.service.keyring_settings import TpmSettings
+from tightseal.service.settings import Settings
+from tightseal.service.slotprovider import provider_slot
+from tightseal.service.slotterms import SlotTerms, slot_terms
 
 __all__ = [
     "SlotKeys",
     "missing_hint",
+    "of_signer",
+    "only_through_providers",
     "own_slots",
     "read_passphrase",
-    "require_opening",
     "rewrap_reason",
 ]
+
+ELSEWHERE: Final = frozenset({SlotClass.PROVIDER, SlotClass.COUNCIL})
+"""First factors that are not this machine's own."""
 
 MAX_PASSPHRASE_BYTES: Final = 4096
 """Longest file of a passphrase that is read; a slot takes less."""
 
 _HOW: Final[Mapping[SlotClass, str]] = {
+    SlotClass.PROVIDER: "pin one in release.slot_provider, and name its address in "
+    "host.keyring.provider.url",
     SlotClass.TPM2: "name PCRs in host.keyring.tpm.pcrs",
     SlotClass.PASSPHRASE: "name a file in host.keyring.passphrase_file",
 }
@@ -78,48 +91,82 @@ class SlotKeys:
         )
         return (*self.factors.values(), *(self.choose(*classes) for classes in chosen))
 
-    def choose(self, *classes: SlotClass) -> SlotKey:
+    @property
+    def of_platform(self) -> tuple[SlotKey, ...]:
+        """First factors that need nothing but this machine, each alone."""
+        own = FIRST_FACTORS - ELSEWHERE
+        return tuple(key for name, key in self.factors.items() if name in own)
+
+    def choose(self, *classes: SlotClass, signer: bool = False) -> SlotKey:
         """The way of these classes together; the platform's first one of none.
 
+        Args:
+            classes: of the factors.
+            signer: whether new slots are to belong to the enclave's signer.
+
         Raises:
-            KeyReleaseError: ``slot_unavailable``, where there is none here, or these
-                do not go together.
+            KeyReleaseError: ``slot_unavailable``, where there is none here, these do
+                not go together, or the signer is not allowed.
         """
         wanted: Sequence[SlotClass] = classes or tuple(self.factors)[:1]
         missing = [c for c in wanted if c not in self.factors]
         if missing or not wanted:
             raise _none_here(missing, self.factors)
-        if len(wanted) == 1:
-            return self.factors[wanted[0]]
-        return CombinedSlot([self.factors[c] for c in wanted])
+        factors = [self.factors[c] for c in wanted]
+        if signer:
+            # The first factor, or what stands in its place, which is refused.
+            first = next((c for c in wanted if c in FIRST_FACTORS), wanted[0])
+            at = wanted.index(first)
+            factors[at] = for_signer(factors[at])
+        return factors[0] if len(factors) == 1 else CombinedSlot(factors)
 
     def of(self, slot: Slot) -> SlotKey:
         """The way that makes and opens slots like this one.
 
+        Args:
+            slot: of a keyring that is open.
+
         Raises:
             KeyReleaseError: ``slot_unavailable``, where there is none here.
         """
-        return self.choose(*slot.factors)
+        return self.choose(*slot.factors, signer=of_signer(slot))
 
 
 def own_slots(
-    settings: Settings, platform: RootPlatform, *, ask: Ask | None = None
+    settings: Settings,
+    platform: RootPlatform,
+    *,
+    ask: Ask | None = None,
+    terms: SlotTerms | None = None,
+    clock: Clock = lambda: int(time.time()),
 ) -> SlotKeys:
-    """The ways that platform and settings give.
+    """The ways that platform and settings give; nobody is asked yet.
 
     Args:
         settings: both kinds.
         platform: that they name.
         ask: for a passphrase, in place of the file that settings name.
+        terms: what measured or signed settings say, where the policy in force is known;
+            by default what can be known before.
+        clock: Unix seconds, by the host.
 
     Raises:
         SettingsError: ``settings_invalid``.
     """
     kind, keyring = settings.host.platform, settings.host.keyring
+    terms = terms or slot_terms(settings, now=clock())
     found = dict(
-        # A key of the signer opens for whoever has the signing key.
-        platform_slots(kind.kind.value, platform, kind.options(), allow_signer=False)
+        platform_slots(
+            kind.kind.value,
+            platform,
+            kind.options(),
+            # A key of the signer opens for whoever has the signing key.
+            allow_signer=terms.allow_signer,
+        )
     )
+    other = provider_slot(settings, terms, source=platform, clock=clock)
+    if other is not None:
+        found[SlotClass.PROVIDER] = other
     if keyring.tpm.pcrs:
         found[SlotClass.TPM2] = _tpm(keyring.tpm)
     if ask is None and keyring.passphrase_file:
@@ -145,18 +192,6 @@ def read_passphrase(file: Path) -> Secret:
     return Secret(data.rstrip(b"\r\n"))
 
 
-def require_opening(keyring: Keyring, slot: Slot, slot_key: SlotKey) -> None:
-    """Refuse a slot that was just made and does not open.
-
-    Raises:
-        KeyReleaseError: ``slot_unavailable``, with the reason.
-    """
-    for probe in probe_slots(keyring, (slot_key,)):
-        if probe.slot.slot_id == slot.slot_id and probe.refusal:
-            detail = f"{slot}: made, and does not open again: {probe.refusal}"
-            raise KeyReleaseError(Code.SLOT_UNAVAILABLE, f"{detail}; nothing was kept")
-
-
 def rewrap_reason(slot: Slot, slot_keys: Sequence[SlotKey]) -> str:
     """Why a slot should be made anew; empty where it need not, or nobody can say."""
     for by in slot_keys:
@@ -168,6 +203,16 @@ def rewrap_reason(slot: Slot, slot_keys: Sequence[SlotKey]) -> str:
         except TightsealError as e:
             return e.detail
     return ""
+
+
+def of_signer(slot: Slot) -> bool:
+    """Whether a slot belongs to the enclave's signer, as the file says."""
+    return belongs_to_signer(slot.factors, slot.parameters)
+
+
+def only_through_providers(slots: Sequence[Slot]) -> bool:
+    """Whether every slot needs another provider to run."""
+    return all(SlotClass.PROVIDER in slot.factors for slot in slots)
 
 
 def missing_hint(slot: Slot, slot_keys: Sequence[SlotKey]) -> str:

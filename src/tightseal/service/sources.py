@@ -14,6 +14,7 @@ from tightseal.collateral.bundle import (
     read_bounded,
 )
 from tightseal.collateral.cache import RecordCache
+from tightseal.collateral.guard import FloorCheck
 from tightseal.collateral.http import Asker, FetchLimits
 from tightseal.collateral.kds import KdsClient
 from tightseal.collateral.pccs import PccsClient
@@ -23,23 +24,42 @@ from tightseal.errors import Code
 from tightseal.evidence.detect import EvidenceKind, detect
 from tightseal.evidence.intel.quote import parse_quote
 from tightseal.evidence.intel.unverified import collateral_query
+from tightseal.evidence.roots import VENDOR_ROOTS, with_simulated
 from tightseal.evidence.snp.form import split_evidence
 from tightseal.evidence.snp.query import certificate_query
 from tightseal.evidence.snp.report import parse_report
 from tightseal.model.collateral import CollateralSource
 from tightseal.model.roots import TrustedRoots
+from tightseal.model.settings import ReleaseSettings
 from tightseal.model.wire_collateral import IntelCollateralJson, SnpCertificatesJson
 from tightseal.platform.attested import AttestedKeys
-from tightseal.service.guarding import WatchedGuard
 from tightseal.service.settings import HostSettings
 
-__all__ = ["Staple", "open_source"]
+__all__ = ["Staple", "open_source", "trusted_roots"]
+
+
+def trusted_roots(settings: ReleaseSettings) -> TrustedRoots:
+    """The vendors' roots, and the simulated ones that release settings name.
+
+    Raises:
+        SettingsError: ``settings_invalid``.
+    """
+    roots = VENDOR_ROOTS
+    for certificate in settings.simulated_root_certificates():
+        roots = with_simulated(roots, certificate)
+    return roots
 
 
 def open_source(
-    host: HostSettings, *, roots: TrustedRoots, guard: WatchedGuard
+    host: HostSettings, *, roots: TrustedRoots, guard: FloorCheck | None
 ) -> CollateralSource:
     """The source that host settings name: a bundle, or cache and network.
+
+    Args:
+        host: the settings.
+        roots: whose parts are taken in.
+        guard: refuses what is below its floors as it arrives; ``None`` where whoever
+            judges has one of its own.
 
     Raises:
         SettingsError: ``settings_invalid``, for an address.

@@ -11,6 +11,7 @@ folder that was used without one.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from tightseal.audit.journal import FileMode, SqliteJournal
+from tightseal.audit.log import LogKey, log_signer
+from tightseal.audit.logfile import check_journal
 from tightseal.audit.schema import BUSY_SECONDS
 from tightseal.collateral.guardfile import FileGuard
 from tightseal.durable import connect
@@ -35,11 +38,14 @@ from tightseal.state.store import SealedStore
 
 __all__ = [
     "guard_path",
+    "log_key",
+    "open_engine",
     "open_store",
     "own_secret",
     "prepare_folder",
     "prepare_state",
     "probe_journal",
+    "store_sealer",
 ]
 
 SECRET_BYTES: Final = 32
@@ -78,6 +84,15 @@ def own_secret(root: Secret, label: Label, value: Value = None) -> Secret:
     return Secret(derived)
 
 
+def log_key(secret: Callable[[Label, Value], Secret]) -> LogKey:
+    """Derives the keys of logs from a provider's own secrets: a key for each log id.
+
+    Args:
+        secret: a secret of the provider's own, by label and value.
+    """
+    return lambda log_id: secret(Label.KDF_LOG_KEY, log_id).reveal()
+
+
 def prepare_folder(host: HostSettings) -> None:
     """Make the state folder, where there is none.
 
@@ -92,19 +107,27 @@ def prepare_folder(host: HostSettings) -> None:
 
 
 def prepare_state(
-    host: HostSettings, *, guard_key: Secret, store_key: Secret | None
+    host: HostSettings,
+    *,
+    guard_key: Secret,
+    store_key: Secret | None,
+    log_key: LogKey,
 ) -> None:
     """Make the state of a provider that has none; before any worker starts.
+
+    The log of one that has state is checked as far as a start may take.
 
     Args:
         host: where it lies.
         guard_key: of the guard against older collateral.
         store_key: of the state store; ``None`` where no policy root needs one.
+        log_key: derives the log's key.
 
     Raises:
         ServiceError: ``journal_failed``, where one part is there and the other is not,
             or the folder cannot be used; ``state_missing``, where only the store is
-            missing; else as of the store.
+            missing; ``log_tampered``, where the log was cut or changed; else as of the
+            store.
         CollateralError: ``collateral_guard_broken``, where the guard cannot be made.
     """
     prepare_folder(host)
@@ -119,6 +142,9 @@ def prepare_state(
         _prepare_store(host, store_key, fresh=not any(there))
     if not any(there):
         _make_files(host, guard_key=guard_key)
+    head = check_journal(journal, log_key)
+    key = log_signer(head.log_id, log_key).key
+    log.info("log_checked", entries=head.frontier.size, log_verifier=str(key))
 
 
 def _make_files(host: HostSettings, *, guard_key: Secret) -> None:
@@ -131,11 +157,11 @@ def _make_files(host: HostSettings, *, guard_key: Secret) -> None:
 
 
 def _prepare_store(host: HostSettings, key: Secret, *, fresh: bool) -> None:
-    engine = _engine(host)
+    engine = open_engine(host)
     try:
         if engine.schema() != 0:
             if fresh and host.state.engine is StateEngine.SQLITE:
-                _require_unused(engine, _sealer(host, key))
+                _require_unused(engine, store_sealer(host, key))
             return
         if not fresh and not host.state.create:
             detail = (
@@ -143,7 +169,7 @@ def _prepare_store(host: HostSettings, key: Secret, *, fresh: bool) -> None:
                 "or, where there never was one, set host.state.create once"
             )
             raise ServiceError(Code.STATE_MISSING, detail)
-        SealedStore.new(engine, _sealer(host, key))
+        SealedStore.new(engine, store_sealer(host, key))
         log.warning("state_store_created", engine=engine.name)
     except ServiceError as e:
         # Another provider of the same database came first.
@@ -162,14 +188,20 @@ def _require_unused(engine: Engine, sealer: Sealer) -> None:
 
 def open_store(host: HostSettings, key: Secret) -> SealedStore:
     """The state store; raises ``ServiceError``, as ``SealedStore.attach``."""
-    return SealedStore.attach(_engine(host), _sealer(host, key))
+    return SealedStore.attach(open_engine(host), store_sealer(host, key))
 
 
-def _sealer(host: HostSettings, key: Secret) -> Sealer:
+def store_sealer(host: HostSettings, key: Secret) -> Sealer:
+    """What seals the state store under a key."""
     return Sealer(key, trust_domain=_STORE_DOMAIN[host.platform.kind])
 
 
-def _engine(host: HostSettings) -> Engine:
+def open_engine(host: HostSettings) -> Engine:
+    """Where the state store lies; the caller closes it.
+
+    Raises:
+        ServiceError: ``state_unavailable``, where the driver is missing.
+    """
     if host.state.engine is StateEngine.SQLITE:
         # Gramine shares no file mappings between processes, which a WAL needs.
         shared = host.platform.kind is not PlatformKind.GRAMINE

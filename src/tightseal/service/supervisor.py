@@ -27,9 +27,14 @@ from typing import Final
 import structlog
 
 from tightseal.errors import Code, ServiceError, SettingsError, TightsealError
+from tightseal.model import memory
 from tightseal.model.secret import Secret
 from tightseal.service.front import Front
-from tightseal.service.hardening import forbid_core_dumps
+from tightseal.service.hardening import (
+    forbid_core_dumps,
+    lock_memory,
+    may_be_swapped,
+)
 from tightseal.service.load import SettingsFiles
 from tightseal.service.logs import configure_logs, error_fields, set_level
 from tightseal.service.metrics import prepare_shared, worker_died
@@ -76,7 +81,7 @@ def serve(settings: Settings, *, files: SettingsFiles) -> int:
     # Until somebody handles it, a hang-up must not end a provider that is starting.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     configure_logs(settings.host.log, simulated=settings.simulated)
-    forbid_core_dumps()
+    _harden()
     try:
         _prepare(settings)
         listeners = _bind(settings)
@@ -92,6 +97,16 @@ def serve(settings: Settings, *, files: SettingsFiles) -> int:
     except Exception as e:  # noqa: BLE001  # the end of the line: say why and exit
         log.error("cannot_serve", **error_fields(e))  # noqa: TRY400
         return EXIT_FAILED
+
+
+def _harden() -> None:
+    """Keep the memory of this process to itself, and say what cannot be."""
+    dumps, locks = forbid_core_dumps(), lock_memory()
+    refused = dumps | locks | memory.refused()
+    if dumps or may_be_swapped():
+        log.warning("memory_not_protected", refused=refused)
+    elif refused:
+        log.info("memory_not_protected", refused=refused, swap="none")
 
 
 def _prepare(settings: Settings) -> None:
@@ -224,7 +239,7 @@ def _worker_main(
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     configure_logs(settings.host.log, simulated=settings.simulated, worker=number)
-    forbid_core_dumps()
+    _harden()
     try:
         seed = Secret(pipe.recv_bytes(SEED_BYTES))
         _work(
