@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from tightseal.guest.pins import ProviderPin, read_pin
     from tightseal.model.claims import Claims
     from tightseal.model.keypath import KeyPart, KeyRequest, KeyType
+    from tightseal.model.keyuse import KeyUse, Operation
+    from tightseal.model.tls import TlsTrust
     from tightseal.release import Provider
 
 __all__ = [
@@ -56,12 +58,15 @@ __all__ = [
     "KeyReleaseError",
     "KeyRequest",
     "KeyType",
+    "KeyUse",
+    "Operation",
     "PolicyError",
     "Provider",
     "ProviderPin",
     "ServiceError",
     "Terms",
     "TightsealError",
+    "TlsTrust",
     "__version__",
     "read_pin",
     "verify",
@@ -75,9 +80,12 @@ _HOMES: Final = {
     "KeyPart": "tightseal.model.keypath",
     "KeyRequest": "tightseal.model.keypath",
     "KeyType": "tightseal.model.keypath",
+    "KeyUse": "tightseal.model.keyuse",
+    "Operation": "tightseal.model.keyuse",
     "Provider": "tightseal.release",
     "ProviderPin": "tightseal.guest.pins",
     "Terms": "tightseal.guest.exchange",
+    "TlsTrust": "tightseal.model.tls",
     "read_pin": "tightseal.guest.pins",
     "verify": "tightseal.evidence.once",
 }

@@ -122,3 +122,69 @@ def test_entries_are_left_as_they_are(
     assert main(["audit", "tail", "--config", str(config)]) == 0
     assert capsys.readouterr().out
     assert hashlib.sha256(journal.read_bytes()).digest() == before
+
+
+# -- query ------------------------------------------------------------------------
+
+
+def queried(
+    config: Path, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> list[int]:
+    capsys.readouterr()
+    command = ["audit", "query", "--config", str(config), "--json", *arguments]
+    status = main(command)
+    found = [e["seq"] for e in json.loads(capsys.readouterr().out)["entries"]]
+    assert status == (0 if found else 1)
+    return found
+
+
+ODD = list(range(1, ENTRIES + 1, 2))
+EVEN = list(range(2, ENTRIES + 1, 2))
+QUERIES: dict[str, tuple[tuple[str, ...], list[int]]] = {
+    "everything": ((), list(range(1, ENTRIES + 1))),
+    "granted": (("--outcome", "granted"), ODD),
+    "denied": (("--outcome", "denied"), EVEN),
+    "code": (("--code", "platform_mismatch"), EVEN),
+    "another_code": (("--code", "debug_enabled"), []),
+    "class": (("--class", "v1", "--count", "2"), [1, 2]),
+    "another_class": (("--class", "legacy"), []),
+    "purpose": (("--purpose", "disk"), ODD),
+    "another_purpose": (("--purpose", "dis"), []),
+    "workload_that_none_has": (("--workload", "web"), []),
+    "evidence": (("--evidence", "ABAB", "--count", "1"), [1]),
+    "other_evidence": (("--evidence", "ac"), []),
+    "entry_id": (("--entry-id", f"{7:032x}"), [8]),
+    "since": (("--since", "2026-09-21T14:13:47Z"), [28, 29, 30]),
+    "until": (("--until", "2026-09-21T14:13:22Z"), [1, 2]),
+    "until_in_another_zone": (("--until", "2026-09-21T16:13:22+02:00"), [1, 2]),
+    "between": (
+        ("--since", "2026-09-21T14:13:21", "--until", "2026-09-21T14:13:23"),
+        [2, 3],
+    ),
+    "after": (("--after", "28"), [29, 30]),
+    "two_rules": (("--outcome", "granted", "--after", "27"), [29]),
+}
+
+
+@pytest.mark.parametrize("which", QUERIES)
+def test_entries_that_fit(
+    config: Path, capsys: pytest.CaptureFixture[str], which: str
+) -> None:
+    arguments, expected = QUERIES[which]
+    assert queried(config, capsys, *arguments) == expected
+
+
+def test_a_query_says_that_there_is_more(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["audit", "query", "--config", str(config), "--outcome", "denied"]
+    assert main([*command, "--count", "3"]) == 0
+    out, err = capsys.readouterr()
+    assert [text.split()[0] for text in out.splitlines()] == ["2", "4", "6"]
+    assert "--after 6" in err
+    assert main([*command, "--after", "24", "--count", "3"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_time_that_is_none(config: Path) -> None:
+    assert main(["audit", "query", "--config", str(config), "--since", "noon"]) == 2

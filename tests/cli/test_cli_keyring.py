@@ -10,6 +10,7 @@ from keyring_cli import PASSPHRASE, Operator
 
 from tightseal.guest.pins import pin_from_toml
 from tightseal.keys.keyring import GenerationState, KeyringFile, keep, rotate
+from tightseal.model.action import ActionKind
 
 
 @pytest.fixture
@@ -220,16 +221,29 @@ def test_destroying_says_what_older_copies_still_open_and_waits_for_a_yes(
     assert made.keyring().root(1)
 
 
-def test_a_provider_with_a_policy_root_destroys_by_action_alone(
-    operator: Operator,
+@pytest.mark.parametrize(
+    ("command", "action"),
+    [
+        (("rotate",), "rotate-keyring"),
+        (("rotate", "--prepare"), "prepare-generation"),
+        (("retire", "1"), "retire-generation"),
+        (("destroy", "1", "--yes"), "destroy-generation"),
+        (("slot", "add", "--class", "sgx"), "add-slot"),
+        (("slot", "remove", "00000000"), "remove-slot"),
+        (("slot", "rewrap", "00000000"), "renew-slots"),
+    ],
+)
+def test_under_a_policy_root_a_keyring_is_changed_by_signed_action_alone(
+    operator: Operator, command: tuple[str, ...], action: str
 ) -> None:
-    """The command sees no state store, where keys may be wrapped under it."""
+    """Being on the machine authorises nothing."""
     root = "ab" * 32
     operator.configure(release=f'root = "keyring"\npolicy_root = "{root}"')
-    for command in (("init",), ("rotate",)):
-        assert operator.run(*command).status == 0
-    said = operator.refused("destroy", "1", "--yes")
-    assert "destroy-generation" in said
+    following = operator.done("init")["next"]
+    assert "action sign --kind add-slot --slot-class sgx" in following
+    said = operator.refused(*command)
+    assert f"--kind {action}," in said
+    assert action in set(ActionKind)
     assert operator.run("verify").status == 0
 
 

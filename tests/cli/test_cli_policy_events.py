@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from cli_support import run
 
+from cli_support import run
 from tightseal.cli.verdict import Verdict, document
 from tightseal.model.claims import (
     MEASUREMENT_NAMES,
@@ -118,3 +118,18 @@ def shown(name: str, text: str) -> bool:
 def load_roles(policy: Path) -> list[str]:
     told = run("policy", "show", policy, "--json").document
     return [role["name"] for role in told["role"]]
+
+
+def test_the_use_of_a_pair_is_asked_for(
+    policy: Path, booted: tuple[object, ...]
+) -> None:
+    asked = ("policy", "explain", "--policy", policy, *booted, *AT)
+    key = ("--purpose", "disk", "--use", "sign")
+    denied = run(*asked, *key).stdout
+    assert "use_not_allowed" in denied
+    assert "expected none (raw); got sign with the private part" in denied
+    pair = 'type = "ed25519"\nparts = ["public"]\nuses = ["sign"]\n'
+    policy.write_text(policy.read_text() + pair)
+    told = run(*asked, *key)
+    assert told.status == 0
+    assert re.search(r"use of disk\s+sign with the private part", told.stdout)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_support import Said, run, run_process
 
+from cli_support import Said, run, run_process
 from tightseal.evidence.differences import DIFFERENCES
 from tightseal.model.claims import MEASUREMENT_NAMES, Tee
 from tightseal.model.verifiers import VerifierMode
@@ -28,6 +28,7 @@ TOP = [
     "report_data",
     "platform",
     "debug",
+    "certificate",
     "checks",
     "not_checked",
 ]

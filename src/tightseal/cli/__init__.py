@@ -28,6 +28,11 @@ COMMANDS: Final = (
         "Fetch, export, import and show collateral.",
     ),
     ("key", "tightseal.cli.key:key", "Get a key from a provider."),
+    (
+        "public-key",
+        "tightseal.cli.public_key:public_key",
+        "Get the public half of a pair that a policy publishes.",
+    ),
     ("serve", "tightseal.cli.serve:serve", "Run a provider."),
     (
         "policy",
@@ -51,6 +56,12 @@ COMMANDS: Final = (
         "tightseal.cli.keyring:keyring_app",
         "Make and look after the keyring that a provider's keys come from.",
     ),
+    (
+        "provider",
+        "tightseal.cli.provider:provider_app",
+        "Hand a keyring to another provider, and take it away from one.",
+    ),
+    ("top", "tightseal.cli.top:top", "Watch running providers."),
     ("openapi", "tightseal.cli.openapi:openapi", "Print the description of the API."),
     (
         "drill",
@@ -94,13 +105,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: arguments without the program's name; the process's own by default.
+        argv: arguments without the program's name; by default those of the process,
+            which is then ours: no core dump of it is written.
 
     Returns:
         the exit status: the command's own, or 2 where the command line is wrong.
     """
     # AMD's VCEKs have serial number 0; saying so with every report helps nobody.
     warnings.filterwarnings("ignore", message="Parsed a serial number which wasn't")
+    if argv is None:
+        _harden()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         result = build_app()(arguments)
@@ -121,6 +135,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return result if isinstance(result, int) else 0
+
+
+def _harden() -> None:
+    # Every command, since many have keys in hand: roots, signing keys, passphrases.
+    from tightseal.service.hardening import forbid_core_dumps  # noqa: PLC0415
+
+    forbid_core_dumps()
 
 
 def _usage(message: str, error: CycloptsError) -> int:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +14,9 @@ from typing import Annotated, Final, ParamSpec
 from cyclopts import App, Parameter
 
 from tightseal.cli import ui
+from tightseal.cli.action_file import read_action, write_file
 from tightseal.cli.action_new import Asked, Origin, new_action
+from tightseal.cli.action_slot import AskedSlot
 from tightseal.cli.action_text import Standing, action_json, show_action, standing
 from tightseal.cli.passphrase import asker
 from tightseal.cli.policy_input import read_documents, seconds_of
@@ -26,7 +26,6 @@ from tightseal.errors import (
     Code,
     ProviderError,
     RequestError,
-    SettingsError,
     TightsealError,
 )
 from tightseal.model.action import (
@@ -34,9 +33,10 @@ from tightseal.model.action import (
     Signature,
     SignedAction,
 )
-from tightseal.model.action_file import encode_action, parse_action
+from tightseal.model.action_file import encode_action
+from tightseal.model.tls import TlsTrust
 from tightseal.model.wire_fields import ENTRY_ID_BYTES, exactly
-from tightseal.model.wire_operator import ACTIONS_PATH, MAX_ACTION_BYTES, ActionDone
+from tightseal.model.wire_operator import ACTIONS_PATH, ActionDone
 from tightseal.policy.actions import authorise, check_form
 from tightseal.policy.bundle.keyfile import SigningKey, is_encrypted, load_signing_key
 from tightseal.policy.compile import compile_policy
@@ -87,6 +87,7 @@ def sign(
     as_json: JsonFlag = False,
     asked: Asked | None = None,
     origin: Origin | None = None,
+    slot: AskedSlot | None = None,
 ) -> int:
     """Make and sign an action, or add a signature: 0 signed, 1 not, 2 unreadable.
 
@@ -102,18 +103,19 @@ def sign(
         as_json: one JSON document on stdout.
         asked: what a new action asks, and of whom.
         origin: where the key is that is to be adopted.
+        slot: which slot it is about.
     """
     now = int(time.time())
     target = out or file
     if target is None:
         raise UsageError("name the new file with --out, or an action to sign")
     if file is None:
-        action = new_action(asked or Asked(), origin or Origin(), now=now)
+        action = new_action(asked or Asked(), origin or Origin(), slot, now=now)
         signed = SignedAction(action)
-    elif asked or origin:
+    elif asked or origin or slot:
         raise UsageError("an action that exists is signed as it is")
     else:
-        signed = _read(file)
+        signed = read_action(file)
     signer = _signer(key, passphrase_file)
     ask = _Ask(yes=yes, quiet=as_json, now=now)
     if file is not None and not ask.agreed(signed, signer):
@@ -122,7 +124,7 @@ def sign(
     signed = signed.signed(signature)
     if len(signed.signatures) > MAX_SIGNATURES:
         raise UsageError(f"it has {MAX_SIGNATURES} signatures, which is the most")
-    _write(target, encode_action(signed), replace=out is None)
+    write_file(target, encode_action(signed), replace=out is None)
     if as_json:
         ui.print_json(action_json(signed, standing(signed, now=now)))
         return ui.EXIT_YES
@@ -152,7 +154,7 @@ def show(
         as_json: one JSON document on stdout.
     """
     now = seconds_of(at)
-    signed = _read(file)
+    signed = read_action(file)
     how = standing(signed, now=now)
     if policy:
         how = _judged(signed, policy, now=now)
@@ -168,7 +170,14 @@ def show(
 
 @action_app.command
 @_asked
-def submit(file: Path, /, *, provider: str, as_json: JsonFlag = False) -> int:
+def submit(
+    file: Path,
+    /,
+    *,
+    provider: str,
+    tls: TlsTrust = TlsTrust.PUBLIC_CA,
+    as_json: JsonFlag = False,
+) -> int:
     """Give an action to a provider: 0 done, 1 refused, 2 unreadable.
 
     The answer is the provider's word; its journal entry says what it did.
@@ -176,15 +185,18 @@ def submit(file: Path, /, *, provider: str, as_json: JsonFlag = False) -> int:
     Args:
         file: the action, with enough signatures.
         provider: address of the provider, such as http://10.0.2.2:3442.
+        tls: how the certificate of an https provider is judged: public-ca, or exchange
+            for not at all, since what is sent is signed.
         as_json: one JSON document on stdout.
     """
-    signed = _read(file)
+    signed = read_action(file)
     done = send(
         provider,
         ACTIONS_PATH,
         encode_action(signed),
         ActionDone,
         content_type=CONTENT_TYPE,
+        tls=tls,
     )
     if done.version != ANSWER_VERSION:
         detail = f"version {done.version}, expected {ANSWER_VERSION}"
@@ -260,30 +272,3 @@ def _judged(signed: SignedAction, policy: list[Path], *, now: int) -> Standing:
     except TightsealError as e:
         return standing(signed, now=now, code=e.code, detail=e.detail)
     return standing(signed, now=now, role=str(done.role))
-
-
-# -- files ------------------------------------------------------------------------
-
-
-def _read(file: Path) -> SignedAction:
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(MAX_ACTION_BYTES + 1)
-    except OSError as e:
-        raise SettingsError(Code.SETTINGS_INVALID, f"{file}: {e.strerror}") from e
-    return parse_action(data)
-
-
-def _write(file: Path, data: bytes, *, replace: bool) -> None:
-    """A new file, or a new version of one, whole or not at all."""
-    fresh = file.with_name(f"{file.name}.{secrets.token_hex(4)}") if replace else file
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    try:
-        with os.fdopen(os.open(fresh, flags, FILE_MODE), "wb") as opened:
-            opened.write(data)
-            opened.flush()
-            os.fsync(opened.fileno())
-        if replace:
-            fresh.replace(file)
-    except OSError as e:
-        raise SettingsError(Code.SETTINGS_INVALID, f"{file}: {e.strerror}") from e

@@ -11,15 +11,18 @@ from typing import Annotated, Final
 from cyclopts import Parameter
 
 from tightseal.cli import ui
+from tightseal.cli.action_slot import AskedSlot, slot_parameters
 from tightseal.cli.action_source import Stated, source_of_claims, source_of_journal
 from tightseal.cli.action_text import SIDECAR
 from tightseal.cli.policy_input import claims_from, seconds_of
 from tightseal.cli.verify import UsageError
 from tightseal.model.action import (
     ACTION_ID_BYTES,
+    GENERATION_ACTIONS,
     KEYRING_ACTIONS,
     KEYRING_ID_BYTES,
     POLICY_ROOT_BYTES,
+    SLOT_ACTIONS,
     Action,
     ActionKind,
     AdoptParameters,
@@ -56,7 +59,7 @@ class Asked:
         expires_hours: from now until it is refused; 168 at most.
         replaces: adopt: id of the action whose adoption this one takes the place of.
         counter: of the keyring that is to be changed, as /v1/info shows it.
-        generation: destroy-generation: which one.
+        generation: retire-generation, destroy-generation: which one.
     """
 
     kind: ActionKind | None = None
@@ -142,7 +145,9 @@ class Origin:
         return source_of_claims(claims, stated, purpose=purpose)
 
 
-def new_action(asked: Asked, origin: Origin, *, now: int) -> Action:
+def new_action(
+    asked: Asked, origin: Origin, slot: AskedSlot | None = None, *, now: int
+) -> Action:
     """Make an action, and read it back from its file: what is wrong is told now.
 
     Raises:
@@ -158,6 +163,8 @@ def new_action(asked: Asked, origin: Origin, *, now: int) -> Action:
         raise UsageError(message)
     if kind is not ActionKind.ADOPT and (origin != Origin() or asked.replaces):
         raise UsageError(f"--kind {kind.value} has no source, and replaces nothing")
+    if kind not in SLOT_ACTIONS and slot not in (None, AskedSlot()):
+        raise UsageError(f"--kind {kind.value} is about no slot")
     action = Action(
         kind=kind,
         policy_root=_hex("--policy-root", asked.policy_root, POLICY_ROOT_BYTES),
@@ -165,15 +172,21 @@ def new_action(asked: Asked, origin: Origin, *, now: int) -> Action:
         action_id=secrets.token_bytes(ACTION_ID_BYTES),
         issued_at=now,
         expires_at=now + asked.expires_hours * HOUR,
-        parameters=_parameters(kind, asked, origin),
+        parameters=_parameters(kind, asked, origin, slot or AskedSlot()),
     )
     check_form(action)
     return parse_action(encode_action(SignedAction(action))).action
 
 
-def _parameters(kind: ActionKind, asked: Asked, origin: Origin) -> Parameters:
+def _parameters(
+    kind: ActionKind, asked: Asked, origin: Origin, slot: AskedSlot
+) -> Parameters:
     if kind in KEYRING_ACTIONS:
         return _keyring_parameters(kind, asked)
+    if kind in SLOT_ACTIONS:
+        if asked.generation is not None:
+            raise UsageError(f"--kind {kind.value} has no --generation")
+        return slot_parameters(kind, slot, counter=_counter(asked))
     if asked.counter is not None or asked.generation is not None:
         raise UsageError(f"--kind {kind.value} has no --counter and no --generation")
     if asked.workload is None:
@@ -189,13 +202,18 @@ def _parameters(kind: ActionKind, asked: Asked, origin: Origin) -> Parameters:
 
 
 def _keyring_parameters(kind: ActionKind, asked: Asked) -> KeyringParameters:
+    counter = _counter(asked)
+    if (kind in GENERATION_ACTIONS) != (asked.generation is not None):
+        wants = "is missing" if asked.generation is None else "is for another kind"
+        raise UsageError(f"--kind {kind.value}: --generation {wants}")
+    return KeyringParameters(counter, asked.generation)
+
+
+def _counter(asked: Asked) -> int:
     if asked.counter is None:
         message = "--counter is missing: the keyring's, as /v1/info shows it"
         raise UsageError(message)
-    destroys = kind is ActionKind.DESTROY_GENERATION
-    if destroys != (asked.generation is not None):
-        raise UsageError(f"--kind {kind.value}: --generation is for destroying one")
-    return KeyringParameters(asked.counter, asked.generation)
+    return asked.counter
 
 
 def _hex(option: str, text: str | None, size: int) -> bytes:

@@ -7,15 +7,20 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tightseal.cli import ui
+from tightseal.cli.action_slot import slot_rows
 from tightseal.cli.policy_show import told
 from tightseal.errors import Code
 from tightseal.model.action import (
     Action,
     AdoptParameters,
+    InviteParameters,
     KeyringParameters,
     KeySource,
     Parameters,
+    ProviderParts,
+    RevokeParameters,
     SignedAction,
+    SlotParameters,
 )
 from tightseal.model.canonical import Value
 from tightseal.model.keypath import Authority
@@ -93,10 +98,37 @@ def _about(parameters: Parameters) -> list[tuple[str, str]]:
         number = parameters.generation
         rows = [("keyring counter", str(parameters.counter))]
         return rows if number is None else [*rows, ("generation", str(number))]
+    if isinstance(parameters, SlotParameters):
+        return slot_rows(parameters)
+    if isinstance(parameters, InviteParameters):
+        return [
+            ("giver", _parts_text(parameters.giver)),
+            ("joiner", _parts_text(parameters.joiner)),
+            ("hands over", _handed_text(parameters.tenant)),
+            ("keyring counter", f"{parameters.counter} at least"),
+        ]
+    if isinstance(parameters, RevokeParameters):
+        invitation = parameters.invitation
+        return [
+            ("keyring counter", str(parameters.counter)),
+            ("slots that go", ", ".join(s.hex() for s in parameters.slots) or "none"),
+            ("joined by", "-" if invitation is None else invitation.hex()),
+        ]
     return [
         ("workload", f"{parameters.tenant}/{parameters.workload}"),
         ("purpose", parameters.purpose),
     ]
+
+
+def _parts_text(parts: ProviderParts) -> str:
+    digest = parts.settings_digest.hex()
+    return f"{parts.tee} {parts.measurement.hex()}, settings {digest}"
+
+
+def _handed_text(tenant: str | None) -> str:
+    if tenant is None:
+        return "the whole keyring: every key of every tenant"
+    return f"the branch of tenant {tenant}"
 
 
 def _source_rows(source: KeySource, *, ours: bytes) -> list[tuple[str, str]]:

@@ -1,32 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``tightseal audit``: what a provider decided, from its journal; changes nothing."""
+"""``tightseal audit``: what a provider decided, its log, and witnesses of it."""
 
 from __future__ import annotations
 
 import os
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated
 
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from tightseal.audit.journal import MAX_LISTED, RecordedEntry, SqliteJournal
+from tightseal.audit.journal import MAX_LISTED, SqliteJournal
 from tightseal.cli import ui
-from tightseal.model.canonical import Value
+from tightseal.cli.audit_log import export, prove, verify
+from tightseal.cli.audit_query import query
+from tightseal.cli.audit_text import document, line
+from tightseal.cli.audit_witness import cosign, witness_app
 from tightseal.service.load import DEFAULT_CONFIG, SettingsFiles
 
 __all__ = ["audit_app"]
 
-SHOWN_HASH_CHARS: Final = 16
-
 audit_app = App(
     name="audit",
-    help="What a provider decided, from its journal.",
+    help="What a provider decided: its journal, the log over it, and witnesses.",
     default_parameter=Parameter(negative=()),
     result_action="return_value",
 )
+audit_app.command(query)
+audit_app.command(export)
+audit_app.command(verify)
+audit_app.command(prove)
+audit_app.command(cosign)
+audit_app.command(witness_app)
 
 
 @audit_app.command
@@ -56,63 +62,10 @@ def tail(
         start = max(0, latest - count) if after is None else after
         entries = journal.entries(after=start, limit=count)
     if as_json:
-        ui.print_json({"latest": latest, "entries": [_document(e) for e in entries]})
+        ui.print_json({"latest": latest, "entries": [document(e) for e in entries]})
         return ui.EXIT_YES
     for recorded in entries:
-        ui.facts([(str(recorded.seq), _line(recorded))])
+        ui.facts([(str(recorded.seq), line(recorded))])
     if not entries:
         ui.note(f"no entries behind {start}; the last one is {latest}")
     return ui.EXIT_YES
-
-
-def _line(recorded: RecordedEntry) -> str:
-    entry = recorded.entry
-    body = entry.body if isinstance(entry.body, dict) else {}
-    evidence = body.get("evidence_hash")
-    shown = evidence.hex()[:SHOWN_HASH_CHARS] if isinstance(evidence, bytes) else "-"
-    keys = body.get("keys")
-    purposes = [
-        str(key["purpose"])
-        for key in (keys if isinstance(keys, list | tuple) else ())
-        if isinstance(key, dict) and "purpose" in key
-    ]
-    words = [
-        _time(entry.time),
-        "granted" if entry.granted else f"denied {entry.code}",
-        f"class={entry.protocol_class}",
-        f"evidence={shown}",
-    ]
-    if purposes:
-        words.append(f"purposes={','.join(purposes)}")
-    return "  ".join(words)
-
-
-def _document(recorded: RecordedEntry) -> dict[str, Any]:
-    entry = recorded.entry
-    return {
-        "seq": recorded.seq,
-        "entry_id": entry.entry_id.hex(),
-        "time": _time(entry.time),
-        "granted": entry.granted,
-        "protocol_class": entry.protocol_class,
-        "code": entry.code,
-        "body": _plain(entry.body),
-    }
-
-
-def _plain(value: Value) -> Any:
-    """A canonical value as JSON has it: bytes in hex."""
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _time(seconds: int) -> str:
-    try:
-        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except (ValueError, OverflowError, OSError):
-        return str(seconds)

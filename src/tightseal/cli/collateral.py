@@ -23,7 +23,7 @@ from cyclopts import App, Parameter
 
 from tightseal.cli import ui
 from tightseal.cli.options import cache_folder, open_source
-from tightseal.cli.verify import read_evidence
+from tightseal.cli.verify import read_evidence, trusted_roots
 from tightseal.collateral import wire
 from tightseal.collateral.bundle import (
     MAX_BUNDLE_BYTES,
@@ -78,6 +78,7 @@ def fetch(
     kds: tuple[str, ...] = (),
     cache: Cache = None,
     at: At = None,
+    root_ca: Path | None = None,
     as_json: Json = False,
 ) -> int:
     """Fetch collateral anew: for evidence, for an FMSPC, or for all that is cached.
@@ -92,11 +93,14 @@ def fetch(
         cache: Folder of the cache.
         at: Fetch what is valid at this time, Unix seconds; below the release's floor
             too.
+        root_ca: Root certificate of a simulated world, DER or PEM, to be trusted too.
         as_json: One JSON document on stdout.
     """
     now = _moment(at)
     guard = MemoryGuard() if at is None else None
-    source = open_source(cache=cache, pccs=pccs, kds=kds, guard=guard)
+    source = open_source(
+        cache=cache, pccs=pccs, kds=kds, guard=guard, roots=trusted_roots(root_ca)
+    )
     names: list[PartName] = []
     for item in evidence:
         names += _names_of(item, source, now)

@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from tightseal.cli import ui
-from tightseal.cli.verify import read_evidence
-from tightseal.evidence.detect import decode_text
-from tightseal.evidence.inspect import UNVERIFIED, Inspection, Value, inspect_evidence
+from tightseal.cli.presented import presented
+from tightseal.evidence.inspect import (
+    UNVERIFIED,
+    Inspection,
+    Section,
+    Value,
+    inspect_evidence,
+)
 
 __all__ = ["inspect"]
 
@@ -24,10 +30,15 @@ def inspect(
     """Show the fields of any evidence, verifying nothing.
 
     Args:
-        evidence: File with a quote or report, binary, hex or base64; - for stdin.
+        evidence: File with a quote or report, binary, hex or base64; - for stdin. Or
+            a certificate that carries one, PEM or DER, or HOST:PORT that shows it.
         as_json: One JSON document on stdout.
     """
-    found = inspect_evidence(decode_text(read_evidence(evidence)))
+    given = presented(evidence)
+    found = inspect_evidence(given.evidence)
+    if given.certificate is not None:
+        first = Section("certificate", tuple(given.described().items()))
+        found = replace(found, sections=(first, *found.sections))
     if as_json:
         ui.print_json(_document(found))
     else:

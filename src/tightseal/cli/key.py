@@ -3,30 +3,36 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final
 
-import structlog
 from cyclopts import Parameter
 
 from tightseal.cli import ui
+from tightseal.cli.options import log_to_stderr
+from tightseal.cli.provider_collateral import provider_collateral
 from tightseal.errors import Code, SettingsError
-from tightseal.evidence.roots import VENDOR_ROOTS, with_simulated
 from tightseal.guest.client import Client
-from tightseal.guest.collateral import judge_with, offline, online, stapled
 from tightseal.guest.exchange import Terms
 from tightseal.guest.pins import read_pin
-from tightseal.guest.provider import ProviderCollateral
 from tightseal.guest.released import Receipt, ReleasedKey, ReleasedKeys
+from tightseal.guest.using import signature_of
 from tightseal.model.exchange import Kem
 from tightseal.model.generation import MAX_GENERATION, Generation, GenerationName
-from tightseal.model.keypath import DEFAULT_KEY_BYTES, KeyPart, KeyRequest, KeyType
+from tightseal.model.keypath import (
+    DEFAULT_KEY_BYTES,
+    MAX_KEY_BYTES,
+    MIN_KEY_BYTES,
+    KeyPart,
+    KeyRequest,
+    KeyType,
+)
+from tightseal.model.keyuse import KeyUse, Operation
 from tightseal.model.provider import ProviderIdentity
 from tightseal.model.secret import Secret
+from tightseal.model.tls import TlsTrust
 from tightseal.model.wire import Proof
 from tightseal.platform.door import open_platform
 
@@ -48,6 +54,11 @@ def key(
     part: KeyPart = KeyPart.PRIVATE,
     generation: str = GenerationName.CURRENT.value,
     create: bool = False,
+    use: Operation | None = None,
+    input_file: Annotated[Path | None, Parameter("--input")] = None,
+    context: str = "",
+    public: str | None = None,
+    import_file: Annotated[Path | None, Parameter("--import")] = None,
     out: Path | None = None,
     as_json: Annotated[bool, Parameter("--json")] = False,
     reveal: bool = False,
@@ -56,10 +67,11 @@ def key(
     kds: tuple[str, ...] = (),
     root_ca: Path | None = None,
     event_log: Path | None = None,
+    tls: TlsTrust = TlsTrust.PUBLIC_CA,
     kem: Kem = Kem.MLKEM768_X25519,
     proof: Proof = Proof.ATTESTED_KEY,
 ) -> int:
-    """Get a key: 0 got it, 1 refused or not trusted, 2 could not be asked.
+    """Get a key, or have it used: 0 done, 1 refused or untrusted, 2 could not ask.
 
     The provider is checked before evidence is made: it must be what the pin says. Its
     evidence is judged with the offline bundle where one is given, else with a PCCS or
@@ -76,41 +88,61 @@ def key(
         part: of a key pair: the private half, or the public one, which is no secret.
         generation: which version of the provider's root: current, previous, a number.
         create: make a wrapped key, once; without this it is opened, and must be there.
-        out: new file for the key's bytes, mode 0600.
-        as_json: print the receipt as JSON; the key only with --reveal.
-        reveal: with --json, print the key too, in hex.
+        use: let the provider sign, agree or unwrap with a private half that stays
+            there; the result takes the place of the key.
+        input_file: what it is used on: the message, the public key of the peer, or
+            the envelope.
+        context: of unwrap: the text that the envelope was sealed under.
+        public: of sign: the public half, in hex; the signature must verify under it.
+        import_file: an existing key, its raw bytes, to be kept by the provider under
+            this purpose from now on; it must not be there yet.
+        out: new file for the bytes of the key or result, mode 0600.
+        as_json: print the receipt as JSON; a key or secret result only with --reveal.
+        reveal: with --json, print the key or result too, in hex.
         collateral: offline bundle for the provider's evidence: a file, or for SNP a
             folder.
         pccs: address of a PCCS; may be given again.
         kds: address of AMD's KDS; may be given again.
         root_ca: root certificate of a simulated world, to be trusted too.
         event_log: event log to send along, bound into the evidence.
+        tls: how the certificate of an https provider is judged: by public CAs, not at
+            all, since the exchange protects itself, or by the evidence in it.
         kem: of the envelope.
         proof: whether the provider proves the answer by its attested key or a quote.
     """
     which = _generation(generation)
-    if out is None and not as_json:
+    imported = _imported(import_file, use, part)
+    if out is None and not as_json and imported is None:
         detail = "nowhere to put the key: give --out FILE, or --json"
         raise SettingsError(Code.SETTINGS_INVALID, detail)
-    _log_to_stderr()
+    wanted = _use(use, input_file, context, public)
+    signer = None if public is None else _hex(public, "--public")
+    request = KeyRequest(purpose, label, length, part, which, create, wanted)
+    log_to_stderr()
     client = Client(
         provider,
         source=open_platform(platform, _options(option)),
         terms=Terms(
             pin=read_pin(pin),
-            collateral=_collateral(collateral, pccs, kds, root_ca),
+            collateral=provider_collateral(
+                collateral, pccs=pccs, kds=kds, root_ca=root_ca
+            ),
             kem=kem,
         ),
+        tls=tls,
     )
     log = None if event_log is None else _read(event_log)
     with client:
-        keys = client.keys(
-            KeyRequest(purpose, label, length, part, which, create),
-            proof=proof,
-            event_log=log,
-        )
+        if imported is None:
+            keys = client.keys(request, proof=proof, event_log=log)
+        else:
+            keys = client.import_key(
+                purpose, imported, label, proof=proof, event_log=log
+            )
     with keys:
-        got = keys.key(purpose, label, generation=which)
+        (got,) = keys.keys
+        if signer is not None:
+            signature_of(keys, request, public=signer)
         if out is not None:
             _write(out, got.secret)
         if keys.simulated:
@@ -118,10 +150,59 @@ def key(
         if as_json:
             ui.print_json(_document(keys, got, reveal=reveal))
         else:
-            what = got.type.value + (", public half" * (part is KeyPart.PUBLIC))
-            verb = "created" if create else "released"
-            ui.verdict(verb, f"{out} ({what})", tone="yes")
+            _say(got, out)
     return ui.EXIT_YES
+
+
+def _say(got: ReleasedKey, out: Path | None) -> None:
+    what, verb = got.type.value, "created" if got.request.create else "released"
+    if got.request.imported is not None:
+        verb = "imported"
+    if got.part is KeyPart.PUBLIC:
+        what += ", public half"
+    if got.request.use is not None:
+        what += f", {got.request.use.operation.value}"
+        verb = "created and used" if got.request.create else "used"
+    place = got.request.purpose if out is None else str(out)
+    ui.verdict(verb, f"{place} ({what})", tone="yes")
+
+
+def _imported(file: Path | None, use: Operation | None, part: KeyPart) -> Secret | None:
+    if file is None:
+        return None
+    if use is not None or part is not KeyPart.PRIVATE:
+        detail = "--import keeps a whole key: it goes with neither --use nor --part"
+        raise SettingsError(Code.SETTINGS_INVALID, detail)
+    key = Secret(_read(file))
+    if not MIN_KEY_BYTES <= len(key) <= MAX_KEY_BYTES:
+        bounds = f"{MIN_KEY_BYTES} to {MAX_KEY_BYTES}"
+        detail = f"{file}: {len(key)} bytes, expected a key of {bounds}"
+        raise SettingsError(Code.SETTINGS_INVALID, detail)
+    return key
+
+
+def _use(
+    operation: Operation | None, file: Path | None, context: str, public: str | None
+) -> KeyUse | None:
+    if operation is None:
+        if file is not None or context or public is not None:
+            detail = "--input, --context and --public go with --use"
+            raise SettingsError(Code.SETTINGS_INVALID, detail)
+        return None
+    if file is None:
+        detail = f"--use {operation.value}: nothing to use it on: give --input FILE"
+        raise SettingsError(Code.SETTINGS_INVALID, detail)
+    if public is not None and operation is not Operation.SIGN:
+        detail = "--public goes with --use sign"
+        raise SettingsError(Code.SETTINGS_INVALID, detail)
+    return KeyUse(operation, _read(file), context.encode())
+
+
+def _hex(text: str, option: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError as e:
+        raise SettingsError(Code.SETTINGS_INVALID, f"{option}: not hex") from e
 
 
 def _generation(text: str) -> Generation:
@@ -133,14 +214,6 @@ def _generation(text: str) -> Generation:
     raise SettingsError(Code.SETTINGS_INVALID, detail)
 
 
-def _log_to_stderr() -> None:
-    """Keep the log off stdout, which belongs to the result."""
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
-    )
-
-
 def _options(given: tuple[str, ...]) -> dict[str, str]:
     options = {}
     for text in given:
@@ -150,23 +223,6 @@ def _options(given: tuple[str, ...]) -> dict[str, str]:
             raise SettingsError(Code.SETTINGS_INVALID, detail)
         options[name] = value
     return options
-
-
-def _collateral(
-    bundle: Path | None,
-    pccs: tuple[str, ...],
-    kds: tuple[str, ...],
-    root_ca: Path | None,
-) -> ProviderCollateral:
-    roots = VENDOR_ROOTS
-    if root_ca is not None:
-        roots = with_simulated(roots, _read(root_ca))
-    judge = judge_with(roots=roots)
-    if bundle is not None:
-        return offline(bundle, judge=judge)
-    if pccs or kds:
-        return online(pccs=pccs, kds=kds, judge=judge)
-    return stapled(judge=judge)
 
 
 def _read(path: Path) -> bytes:
@@ -206,10 +262,10 @@ def _document(
     keys: ReleasedKeys, key: ReleasedKey, *, reveal: bool
 ) -> dict[str, object]:
     """The receipt, and of the key only what is no secret, unless told otherwise."""
-    request = key.request
-    public = None if key.type is KeyType.RAW else key.public_half().hex()
-    secret = reveal and key.part is KeyPart.PRIVATE
-    return {
+    request, use = key.request, key.request.use
+    known = key.type is not KeyType.RAW and use is None
+    secret = reveal and key.part is KeyPart.PRIVATE and use is None
+    document = {
         "purpose": request.purpose,
         "label": request.label,
         "length": request.length,
@@ -217,11 +273,17 @@ def _document(
         "part": key.part.value,
         "generation": key.generation,
         "key": key.secret.reveal().hex() if secret else None,
-        "public_key": public,
+        "public_key": key.public_half().hex() if known else None,
         "simulated": keys.simulated,
+        "request_id": keys.request_id,
         "provider": _provider(keys.provider),
         "receipt": _receipt(keys.receipt),
     }
+    if use is not None:
+        shown = reveal or use.operation is Operation.SIGN
+        document["use"] = use.operation.value
+        document["result"] = key.secret.reveal().hex() if shown else None
+    return document
 
 
 def _provider(identity: ProviderIdentity) -> dict[str, object]:

@@ -7,12 +7,15 @@ They change the same file as a running provider, which takes the newer version o
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from functools import partial
+from typing import Annotated, Final
 
 from cyclopts import App, Parameter
 
 from tightseal.cli import ui
+from tightseal.cli.keyring_anchor import anchor_app
 from tightseal.cli.keyring_open import (
+    ClassName,
     JsonFlag,
     Place,
     Where,
@@ -23,7 +26,9 @@ from tightseal.cli.keyring_open import (
     place_of,
     settings_of,
 )
+from tightseal.cli.keyring_renew import renew_key
 from tightseal.cli.keyring_show import (
+    ONLY_THROUGH_PROVIDERS,
     TAKES_OVER,
     generation_row,
     generations_json,
@@ -53,13 +58,12 @@ from tightseal.keys.keyring import rotate as rotated
 from tightseal.model.slots import FIRST_FACTORS, SlotClass
 from tightseal.release.keyring import KeyringKeeper
 from tightseal.service.ownkeyring import write_keyring
+from tightseal.service.slotkeys import only_through_providers
 from tightseal.service.state import prepare_folder
 
 __all__ = ["keyring_app"]
 
-ClassOption = Annotated[
-    Literal["gramine", "sgx", "snp", "passphrase", "tpm2"] | None, Parameter("--class")
-]
+ClassOption = Annotated[ClassName | None, Parameter("--class")]
 
 _NOTHING_TO_SHOW: Final = frozenset({Code.KEYRING_MISSING, Code.KEYRING_MALFORMED})
 
@@ -70,7 +74,9 @@ keyring_app = App(
     result_action="return_value",
 )
 keyring_app.command(slot_app)
+keyring_app.command(anchor_app)
 keyring_app.command(asked(verify), name="verify")
+keyring_app.command(asked(renew_key), name="renew-key")
 
 
 @keyring_app.command
@@ -83,6 +89,8 @@ def init(
     as_json: JsonFlag = False,
 ) -> int:
     """Make a keyring with one generation and one slot, where there is none.
+
+    The provider enters what it finds into its journal at its first start.
 
     Args:
         slot_class: of the first slot; by default the platform's own.
@@ -129,6 +137,9 @@ def _second_slot(place: Place, keyring: Keyring) -> str:
     """What to do before anything depends on one slot."""
     own = [c for c in place.slots.factors if c in FIRST_FACTORS]
     others = [c.value for c in own if c is not keyring.slots[0].slot_class]
+    if others and place.settings.release.policy_root:
+        sign = f"tightseal action sign --kind add-slot --slot-class {others[0]}"
+        return f"{sign} --label second, once the provider runs"
     if others:
         return f"tightseal keyring slot add --class {others[0]} --label second"
     return (
@@ -168,7 +179,8 @@ def status(
     if as_json:
         anchor = {"anchor": opened.anchor.value, "not_noticed": opened.not_noticed}
         by = None if opened.slot is None else opened.slot.slot_id.hex()
-        slots = {"opened_by": by, "slots": slots_json(states)}
+        needs = {"only_through_providers": only_through_providers(keyring.slots)}
+        slots = {"opened_by": by, "slots": slots_json(states), **needs}
         ui.print_json(
             {**_document(place.path, keyring, proven=True), **anchor, **slots}
         )
@@ -181,6 +193,8 @@ def status(
     show_slots(states)
     if sum(state.opens is True for state in states) == 1:
         ui.note("one slot alone opens here: add another, or its loss may lose all keys")
+    if only_through_providers(keyring.slots):
+        ui.note(ONLY_THROUGH_PROVIDERS)
     return ui.EXIT_YES
 
 
@@ -191,7 +205,8 @@ def _unverified(where: Where, *, as_json: bool) -> int:
     states = untried(sealed.slots)
     if as_json:
         anchor = {"anchor": None, "not_noticed": None}
-        slots = {"opened_by": None, "slots": slots_json(states)}
+        needs = {"only_through_providers": only_through_providers(sealed.slots)}
+        slots = {"opened_by": None, "slots": slots_json(states), **needs}
         ui.print_json({**_document(path, sealed, proven=False), **anchor, **slots})
         return ui.EXIT_YES
     ui.verdict("NOT VERIFIED", f"{path}: whoever keeps it wrote this", tone="unsure")
@@ -222,17 +237,23 @@ def rotate(
 ) -> int:
     """Make a new current generation; the one before retires and still opens old data.
 
+    Under a policy root it takes a signed action.
+
     Args:
         ahead: only make the next generation; the next rotation takes it into use.
         where: whose keyring.
         as_json: one JSON document on stdout.
     """
-    keeper, now = place_of(where).keeper(), clock()
+    place = place_of(where)
+    kind = "prepare-generation" if ahead else "rotate-keyring"
+    place.require_unsigned(Code.GENERATION_NOT_ALLOWED, kind)
+    keeper, now = place.changer(), clock()
+    change = partial(prepare if ahead else rotated, now=now)
+    with place.recorded(keeper.keyring, kind, now):
+        keyring = keeper.change(change)
     if ahead:
-        keyring = keeper.change(lambda k: prepare(k, now=now))
         word, about = "prepared", f"generation {keyring.generations[-1].number}"
     else:
-        keyring = keeper.change(lambda k: rotated(k, now=now))
         word, about = "rotated", f"generation {keyring.current.number} is current"
     return _told(word, about, keyring, as_json=as_json)
 
@@ -244,13 +265,19 @@ def retire(
 ) -> int:
     """Withdraw a generation that was prepared. The current one retires by rotate.
 
+    Under a policy root it takes a signed action.
+
     Args:
         number: of the generation.
         where: whose keyring.
         as_json: one JSON document on stdout.
     """
-    keeper, now = place_of(where).keeper(), clock()
-    keyring = keeper.change(lambda k: retired(k, number, now=now))
+    place = place_of(where)
+    kind = "retire-generation"
+    place.require_unsigned(Code.GENERATION_NOT_ALLOWED, kind)
+    keeper, now = place.changer(), clock()
+    with place.recorded(keeper.keyring, kind, now, generation=number):
+        keyring = keeper.change(lambda k: retired(k, number, now=now))
     return _told("retired", f"generation {number}", keyring, as_json=as_json)
 
 
@@ -277,14 +304,10 @@ def destroy(
         as_json: one JSON document on stdout.
     """
     place = place_of(where)
-    if place.settings.release.policy_root:
-        # Wrapped keys lie in the state store, which this command does not see.
-        detail = (
-            "under a policy root keys may be wrapped under it: let the provider move "
-            "them first, with tightseal action sign --kind destroy-generation"
-        )
-        raise KeyReleaseError(Code.GENERATION_NOT_ALLOWED, detail)
-    keeper, now = place.keeper(), clock()
+    kind = "destroy-generation"
+    # Wrapped keys lie in the state store, which this command does not see.
+    place.require_unsigned(Code.GENERATION_NOT_ALLOWED, kind)
+    keeper, now = place.changer(), clock()
     before = keeper.keyring
     # Refused before anybody is asked.
     destroyed(before, number, now=now)
@@ -293,9 +316,10 @@ def destroy(
     if not agreed(f"destroy generation {number}?", yes=yes, as_json=as_json):
         ui.note("nothing was destroyed")
         return ui.EXIT_NO
-    keyring = keeper.change(
-        lambda k: destroyed(k, number, now=now), expected=before.header.counter
-    )
+    with place.recorded(before, kind, now, generation=number):
+        keyring = keeper.change(
+            lambda k: destroyed(k, number, now=now), expected=before.header.counter
+        )
     about = f"generation {number}, in this file"
     return _told("destroyed", about, keyring, as_json=as_json, copies=True)
 

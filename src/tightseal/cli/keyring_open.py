@@ -7,12 +7,12 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Final, ParamSpec
+from typing import Annotated, Final, Literal, ParamSpec
 
 from cyclopts import Parameter
 
@@ -20,15 +20,20 @@ from tightseal.cli import ui
 from tightseal.cli.passphrase import new_passphrase
 from tightseal.cli.verify import UsageError
 from tightseal.errors import Code, KeyReleaseError, SettingsError, TightsealError
-from tightseal.keys.keyring import Keyring, Slot, decode_keyring
+from tightseal.keys.keyring import DamagedSlots, Keyring, Slot, decode_keyring
+from tightseal.model.canonical import Value
 from tightseal.model.ports import RootPlatform
 from tightseal.model.secret import Secret
 from tightseal.model.settings import RootKind
 from tightseal.model.slots import SlotClass, SlotKey
 from tightseal.platform.door import open_platform
 from tightseal.platform.slots.passphrase import Ask
+from tightseal.release.changes import ChangeBy, KeyringChange
 from tightseal.release.keyring import KeyringKeeper, Ways
+from tightseal.service.changelog import journalled, recorded
+from tightseal.service.inuse import use
 from tightseal.service.load import DEFAULT_CONFIG, SettingsFiles
+from tightseal.service.renewal import finish_renewal
 from tightseal.service.roots import ways_of
 from tightseal.service.settings import Settings
 from tightseal.service.slotkeys import (
@@ -37,8 +42,10 @@ from tightseal.service.slotkeys import (
     own_slots,
     read_passphrase,
 )
+from tightseal.service.state import log_key
 
 __all__ = [
+    "ClassName",
     "JsonFlag",
     "Place",
     "Where",
@@ -58,10 +65,17 @@ MIN_ID_DIGITS: Final = 8
 
 MAX_LABEL_CHARS: Final = 128
 
+NO_JOURNAL: Final = (
+    "not in the journal: there is none before the first start of the provider"
+)
+
 _ID: Final = re.compile(rf"[0-9a-f]{{{MIN_ID_DIGITS},32}}")
 _P = ParamSpec("_P")
 
 JsonFlag = Annotated[bool, Parameter("--json")]
+
+ClassName = Literal["gramine", "sgx", "snp", "provider", "passphrase", "tpm2"]
+"""Classes that the commands make slots of."""
 
 
 @Parameter(name="*")
@@ -108,14 +122,17 @@ class Place:
         """How the keyring opens, as for the provider itself."""
         return ways_of(self.settings, self.platform, ask=self.ask)
 
-    def keeper(self) -> KeyringKeeper:
+    def keeper(self, *, damaged: DamagedSlots = DamagedSlots.REFUSE) -> KeyringKeeper:
         """Open the keyring.
+
+        Args:
+            damaged: what to do with slots that are not as they were written.
 
         Raises:
             KeyReleaseError: it is missing or does not open here.
             ServiceError: the file system failed.
         """
-        ways = self.ways
+        ways = replace(self.ways, damaged=damaged)
         try:
             return KeyringKeeper(ways)
         except KeyReleaseError as e:
@@ -123,8 +140,92 @@ class Place:
                 _note_missing(ways)
             raise
 
-    def new_slot(self, *classes: SlotClass) -> SlotKey:
+    def unanchored(self) -> KeyringKeeper:
+        """Open the keyring without asking a TPM: to make, or to look at, its anchor.
+
+        Raises:
+            KeyReleaseError: as of ``keeper``.
+            ServiceError: as of ``changer``.
+        """
+        ways = replace(self.ways, keyed=None)
+        finish_renewal(self.settings, lambda: ways)
+        return KeyringKeeper(ways)
+
+    def changer(self, *, damaged: DamagedSlots = DamagedSlots.REFUSE) -> KeyringKeeper:
+        """Open the keyring to change it; a renewal that was broken off is ended first.
+
+        Args:
+            damaged: as of ``keeper``.
+
+        Raises:
+            KeyReleaseError: as of ``keeper``.
+            ServiceError: likewise; ``state_conflict``, where its key is being renewed.
+        """
+        finish_renewal(self.settings, lambda: self.ways)
+        return self.keeper(damaged=damaged)
+
+    @contextmanager
+    def recorded(
+        self, keyring: Keyring, kind: str, now: int, **parameters: Value
+    ) -> Iterator[None]:
+        """Where a keyring is changed: in the journal first, and nobody renews its key.
+
+        Args:
+            keyring: before the change.
+            kind: what is done.
+            now: Unix seconds.
+            parameters: what of it.
+
+        Raises:
+            ServiceError: ``journal_failed``; ``state_conflict``.
+        """
+        leave = use(self.settings.host.keyring_path)
+        try:
+            with self.entered(keyring, kind, now, **parameters):
+                yield
+        finally:
+            leave()
+
+    @contextmanager
+    def entered(
+        self, keyring: Keyring, kind: str, now: int, **parameters: Value
+    ) -> Iterator[None]:
+        """The journal alone; arguments and errors as of ``recorded``."""
+        change = KeyringChange(kind, ChangeBy.COMMAND, keyring.header, parameters)
+        key = log_key(keyring.derive)
+        with journalled(self.settings.host, key) as record:
+            if record is None:
+                ui.note(NO_JOURNAL)
+                yield
+                return
+            with recorded(change, record, now=now):
+                yield
+
+    def require_unsigned(self, code: Code, action: str) -> None:
+        """Refuse what a running provider does for enough signatures.
+
+        Being on the machine authorises nothing, where a policy root says who may.
+
+        Args:
+            code: of the refusal.
+            action: kind of the signed action that does the same.
+
+        Raises:
+            KeyReleaseError: with that code, under a policy root.
+        """
+        if self.settings.release.policy_root:
+            detail = (
+                "under a policy root it takes a signed action: tightseal action sign "
+                f"--kind {action}, and tightseal action submit to the running provider"
+            )
+            raise KeyReleaseError(code, detail)
+
+    def new_slot(self, *classes: SlotClass, signer: bool = False) -> SlotKey:
         """What makes a new slot; asks on the terminal where no file has a passphrase.
+
+        Args:
+            classes: of its factors.
+            signer: whether it is to belong to the enclave's signer.
 
         Raises:
             UsageError: these classes are not here, or do not go together; or there is
@@ -138,7 +239,7 @@ class Place:
             typed = Secret(new_passphrase(None))
             slots = own_slots(self.settings, self.platform, ask=_copies(typed))
         try:
-            return slots.choose(*classes)
+            return slots.choose(*classes, signer=signer)
         except KeyReleaseError as e:
             raise UsageError(e.detail) from e
 
@@ -224,7 +325,7 @@ def agreed(question: str, *, yes: bool, as_json: bool) -> bool:
     return sys.stdin.readline().strip() == AGREED
 
 
-def asked(command: Callable[_P, int]) -> Callable[_P, int]:
+def asked(command: Callable[_P, int], *, group: str = "keyring") -> Callable[_P, int]:
     """A wrong command line is told as such."""
 
     @wraps(command)
@@ -232,7 +333,7 @@ def asked(command: Callable[_P, int]) -> Callable[_P, int]:
         try:
             return command(*args, **kwargs)
         except UsageError as error:
-            return ui.usage_error(str(error), "keyring --help")
+            return ui.usage_error(str(error), f"{group} --help")
 
     return told
 

@@ -20,9 +20,10 @@ from tightseal.keys.keyring import (
     probe_slots,
 )
 from tightseal.model.slots import SlotKey
-from tightseal.service.slotkeys import missing_hint, rewrap_reason
+from tightseal.service.slotkeys import missing_hint, of_signer, rewrap_reason
 
 __all__ = [
+    "ONLY_THROUGH_PROVIDERS",
     "TAKES_OVER",
     "SlotState",
     "generation_row",
@@ -40,6 +41,11 @@ __all__ = [
 
 TAKES_OVER: Final = "a provider that runs takes it over within seconds"
 
+ONLY_THROUGH_PROVIDERS: Final = (
+    "every slot needs another provider to run: two that open only through each other"
+    " stay closed once both are down; add a slot of this machine or of a council"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class SlotState:
@@ -56,6 +62,12 @@ class SlotState:
     opens: bool | None
     reason: str = ""
     rewrap: str = ""
+
+    @property
+    def kind(self) -> str:
+        """Its classes, for people, and whose slot it is where that is the signer."""
+        names = "+".join(factor.value for factor in self.slot.factors)
+        return f"{names} of the signer" if of_signer(self.slot) else names
 
     @property
     def told(self) -> str:
@@ -168,7 +180,7 @@ def generations_json(keyring: Keyring | SealedKeyring) -> list[dict[str, Any]]:
 
 def show_slots(states: Sequence[SlotState]) -> None:
     """One a line: id, classes, label, and whether it opens here."""
-    names = ["+".join(f.value for f in state.slot.factors) for state in states]
+    names = [state.kind for state in states]
     width = max(map(len, names), default=0)
     rows = []
     for state, name in zip(states, names, strict=True):
@@ -186,6 +198,7 @@ def slots_json(states: Sequence[SlotState]) -> list[dict[str, Any]]:
             "id": state.slot.slot_id.hex(),
             "class": state.slot.slot_class.value,
             "factors": [factor.value for factor in state.slot.factors],
+            "signer": of_signer(state.slot),
             "label": state.slot.label,
             "opens": state.opens,
             "reason": state.reason,

@@ -10,6 +10,7 @@ from typing import Any
 from tightseal.cli import ui
 from tightseal.cli.keyring_open import JsonFlag, Where, place_of
 from tightseal.cli.keyring_show import (
+    ONLY_THROUGH_PROVIDERS,
     SlotState,
     header_json,
     show_slots,
@@ -26,7 +27,9 @@ from tightseal.keys.keyring import (
     open_keyring,
     open_with_key,
 )
+from tightseal.release.anchored import held
 from tightseal.release.keyring import Ways
+from tightseal.service.slotkeys import only_through_providers
 
 __all__ = ["verify"]
 
@@ -42,6 +45,7 @@ class _Report:
         slots: of it, each tried.
         beside: what is wrong with the version kept beside it; empty where nothing is.
         leftover: counter of that version; ``None`` where there is none.
+        waits: whether a keyring under a renewed key waits beside it.
     """
 
     path: Path
@@ -50,12 +54,14 @@ class _Report:
     slots: tuple[SlotState, ...]
     beside: str
     leftover: int | None
+    waits: bool
 
     @property
     def in_order(self) -> bool:
         """Whether nothing is wrong."""
         current = self.loaded.source is Source.CURRENT
-        return current and not self.beside and all(s.opens for s in self.slots)
+        whole = current and not self.beside and not self.waits
+        return whole and all(s.opens for s in self.slots)
 
 
 def verify(*, where: Where | None = None, as_json: JsonFlag = False) -> int:
@@ -81,14 +87,12 @@ def _look(path: Path, ways: Ways) -> _Report:
     found: list[OpenedKeyring] = []
 
     def opens(data: bytes) -> None:
-        found.append(
-            open_keyring(
-                data,
-                terms=ways.terms,
-                slot_keys=ways.slot_keys,
-                anchor=ways.anchor,
-            )
+        opened = open_keyring(
+            data, terms=ways.terms, slot_keys=ways.slot_keys, anchor=ways.anchor
         )
+        if ways.keyed is not None:
+            opened = held(opened, ways.keyed(opened.keyring))
+        found.append(opened)
 
     loaded = ways.file.load(recover=True, check=opens)
     [opened] = found
@@ -96,7 +100,8 @@ def _look(path: Path, ways: Ways) -> _Report:
     if loaded.source is Source.CURRENT:
         beside, leftover = _previous(path, opened.keyring, ways)
     states = tried(opened.keyring, ways.slot_keys)
-    return _Report(path, loaded, opened, states, beside, leftover)
+    waits = ways.file.staged() is not None
+    return _Report(path, loaded, opened, states, beside, leftover, waits)
 
 
 def _previous(path: Path, keyring: Keyring, ways: Ways) -> tuple[str, int | None]:
@@ -137,6 +142,13 @@ def _show(report: _Report) -> None:
         ]
     )
     show_slots(report.slots)
+    if only_through_providers(keyring.slots):
+        ui.note(ONLY_THROUGH_PROVIDERS)
+    if report.waits:
+        ui.note(
+            "a renewal of the keyring key was broken off: start the provider, or give"
+            " keyring renew-key again, which ends it"
+        )
     if report.loaded.source is Source.PREVIOUS:
         ui.note(f"the newer file: {report.loaded.passed_over}")
         ui.note(
@@ -168,8 +180,10 @@ def _document(report: _Report) -> dict[str, Any]:
         "generations_opened": living,
         "generations_destroyed": len(keyring.generations) - living,
         "slots": slots_json(report.slots),
+        "only_through_providers": only_through_providers(keyring.slots),
         "previous_counter": report.leftover,
         "previous_wrong": report.beside,
+        "renewal_waits": report.waits,
         "anchor": report.opened.anchor.value,
         "not_noticed": report.opened.not_noticed,
     }

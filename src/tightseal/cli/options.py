@@ -21,7 +21,14 @@ from tightseal.collateral.source import CachedSource
 from tightseal.evidence.roots import VENDOR_ROOTS
 from tightseal.model.roots import TrustedRoots
 
-__all__ = ["CACHE_ENV", "KDS_ENV", "PCCS_ENV", "cache_folder", "open_source"]
+__all__ = [
+    "CACHE_ENV",
+    "KDS_ENV",
+    "PCCS_ENV",
+    "cache_folder",
+    "log_to_stderr",
+    "open_source",
+]
 
 CACHE_ENV: Final = "TIGHTSEAL_CACHE"
 """Folder of the collateral cache."""
@@ -63,7 +70,7 @@ def open_source(
         CollateralError: ``collateral_unreadable``, where the folder cannot be made.
         SettingsError: ``settings_invalid``, where an address is none.
     """
-    _log_to_stderr()
+    log_to_stderr()
     pccs, kds = pccs or _addresses(PCCS_ENV), kds or _addresses(KDS_ENV)
     asker = Asker() if pccs or kds else None
     return CachedSource(
@@ -79,7 +86,7 @@ def _addresses(variable: str) -> list[str]:
     return [part.strip() for part in given.split(",") if part.strip()]
 
 
-def _log_to_stderr() -> None:
+def log_to_stderr() -> None:
     """Keep the log off stdout, which belongs to the result."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),

@@ -29,6 +29,7 @@ from tightseal.cli.policy_text import (
     result_json,
     show_explanation,
     show_finding,
+    show_provider,
     show_result,
     show_role,
     show_workload,
@@ -42,6 +43,7 @@ from tightseal.model.keypath import (
     KeyRequest,
     ProtocolClass,
 )
+from tightseal.model.keyuse import KeyUse, Operation
 from tightseal.policy import start
 from tightseal.policy.cases import CASES_FILE, judge_as, read_cases, run
 from tightseal.policy.claimsfile import read_claims
@@ -308,15 +310,23 @@ def show(*policy: Path, as_json: JsonFlag = False) -> int:
     roles = sorted(
         (role for parsed in documents for role in parsed.document.role), key=role_name
     )
+    providers = sorted(
+        (rules for parsed in documents for rules in parsed.document.provider),
+        key=lambda rules: rules.name,
+    )
     if as_json:
         told = {"workload": [plain(w) for w in workloads]}
-        ui.print_json({"version": 1, **told, "role": [plain(role) for role in roles]})
+        told |= {"role": [plain(r) for r in roles]}
+        told |= {"provider": [plain(p) for p in providers]}
+        ui.print_json({"version": 1, **told})
         return ui.EXIT_YES
     ui.verdict("usable", f"{len(workloads)} workloads, {len(roles)} roles", tone="yes")
     for rules in workloads:
         show_workload(rules)
     for role in roles:
         show_role(role)
+    for provider in providers:
+        show_provider(provider)
     return ui.EXIT_YES
 
 
@@ -335,6 +345,7 @@ def explain(
     label: str = "",
     length: int = DEFAULT_KEY_BYTES,
     part: KeyPart = KeyPart.PRIVATE,
+    use: Operation | None = None,
     protocol: ProtocolClass = ProtocolClass.V1,
     elsewhere: bool = False,
     as_json: JsonFlag = False,
@@ -355,6 +366,7 @@ def explain(
         label: of that key.
         length: of that key, in bytes.
         part: of that key: the key itself, or the public half of a pair.
+        use: ask for this use of that key in place of its release.
         protocol: the way in.
         elsewhere: assume that the provider stands on another machine.
         as_json: one JSON document on stdout.
@@ -362,9 +374,13 @@ def explain(
     compiled = compile_policy(read_documents(policy))
     now = seconds_of(at)
     found = claims_from(evidence, claims, collateral, root_ca, now=now, past=bool(at))
+    asked: tuple[KeyRequest, ...] = ()
+    if purpose is not None:
+        wanted = None if use is None else KeyUse(use)
+        asked = (KeyRequest(purpose, label, length, part, use=wanted),)
     told = judge_as(
         found,
-        keys=() if purpose is None else (KeyRequest(purpose, label, length, part),),
+        keys=asked,
         policy=compiled,
         elsewhere=elsewhere,
         protocol=protocol,

@@ -35,6 +35,7 @@ from tightseal.cli.submit import submit
 from tightseal.cli.verify import UsageError
 from tightseal.errors import Code, ProviderError, SettingsError
 from tightseal.model.base64url import encode_base64url
+from tightseal.model.tls import TlsTrust
 from tightseal.model.wire_operator import POLICY_PATH, PolicyAccepted
 from tightseal.policy.bundle.approvers import DEFAULT_DAYS
 from tightseal.policy.bundle.archive import pack, tenant_of_target, tenant_role
@@ -56,9 +57,13 @@ from tightseal.policy.bundle.tree import (
     read_tree,
     role_states,
 )
-from tightseal.policy.bundle.verify import ExpiredMetadata, verify_bundle
+from tightseal.policy.bundle.verify import (
+    ExpiredMetadata,
+    VerifiedBundle,
+    verify_bundle,
+)
 from tightseal.policy.diff import Difference
-from tightseal.policy.lint import Finding, LintId, Severity, lint
+from tightseal.policy.lint import Finding, LintId, Severity, lint, tenants_overlap
 from tightseal.policy.read import Parsed
 
 __all__ = ["register"]
@@ -241,11 +246,16 @@ def publish(
     *,
     out: Path | None = None,
     provider: tuple[str, ...] = (),
+    tls: TlsTrust = TlsTrust.PUBLIC_CA,
     policy_root: PinnedRoot = None,
+    accept_danger: tuple[LintId, ...] = (),
     at: Moment = None,
     as_json: JsonFlag = False,
 ) -> int:
-    """Verify a folder as a provider would, make the bundle, hand it out.
+    """Verify a folder as a provider would, make the bundle, hand it out: 0 done, 1 not.
+
+    Workloads of different tenants that one piece of evidence could fit both are refused
+    here too, since no tenant's approvers see the other's documents when they sign.
 
     Without --out and --provider the bundle is FOLDER/published.tsb, which is written in
     any case: the next signatures are compared with it.
@@ -254,7 +264,10 @@ def publish(
         folder: of the approvers.
         out: file to write the bundle to; replaced at once.
         provider: address of a provider to send it to; may be given again.
+        tls: how the certificate of an https provider is judged: public-ca, or exchange
+            for not at all, since what is sent is signed.
         policy_root: what providers have pinned, 64 hex digits; the folder's by default.
+        accept_danger: workloads-overlap publishes such workloads all the same.
         at: verify as of this time, Unix seconds or RFC 3339; now by default.
         as_json: one JSON document on stdout.
     """
@@ -274,10 +287,13 @@ def publish(
         expired=ExpiredMetadata.REFUSE,
     )
     digest = hashlib.sha256(data).digest()
+    shared = tenants_overlap(verified.documents)
+    if shared and LintId.WORKLOADS_OVERLAP not in accept_danger:
+        return _refuse_shared(shared, verified, pin, as_json=as_json)
     if out is not None:
         write_files(out.parent, {out.name: data})
     for address in provider:
-        _hand_to(address, data, digest)
+        _hand_to(address, data, digest, tls)
     write_files(folder, {PUBLISHED: data})
     places = [str(folder / PUBLISHED), *([str(out)] if out else []), *provider]
     if as_json:
@@ -292,6 +308,7 @@ def publish(
                 "expires_at": verified.expires_at,
                 "documents": len(verified.documents),
                 "places": places,
+                "dangers": [],
             }
         )
         return ui.EXIT_YES
@@ -306,6 +323,30 @@ def publish(
         ]
     )
     return ui.EXIT_YES
+
+
+def _refuse_shared(
+    dangers: Sequence[Finding], verified: VerifiedBundle, pin: bytes, *, as_json: bool
+) -> int:
+    if as_json:
+        ui.print_json(
+            {
+                "version": 1,
+                "policy_root": pin.hex(),
+                "policy_version": verified.version,
+                "digest": None,
+                "bytes": None,
+                "issued_at": verified.issued_at,
+                "expires_at": verified.expires_at,
+                "documents": len(verified.documents),
+                "places": [],
+                "dangers": [asdict(danger) for danger in dangers],
+            }
+        )
+        return ui.EXIT_NO
+    ui.verdict("not published", f"dangers {len(dangers)}", tone="no")
+    _show_dangers(dangers)
+    return ui.EXIT_NO
 
 
 # -- what they share --------------------------------------------------------------
@@ -376,10 +417,14 @@ def _refuse_danger(
         )
         return ui.EXIT_NO
     ui.verdict("not signed", f"dangers {len(dangers)}", tone="no")
+    _show_dangers(dangers)
+    return ui.EXIT_NO
+
+
+def _show_dangers(dangers: Sequence[Finding]) -> None:
     for finding in dangers:
         show_finding(finding)
         ui.facts([("or accept it", f"--accept-danger {finding.id}")])
-    return ui.EXIT_NO
 
 
 def _require_complete(
@@ -397,9 +442,14 @@ def _require_complete(
     raise SettingsError(code, waits)
 
 
-def _hand_to(address: str, data: bytes, digest: bytes) -> None:
+def _hand_to(address: str, data: bytes, digest: bytes, tls: TlsTrust) -> None:
     answer = submit(
-        address, POLICY_PATH, data, PolicyAccepted, content_type=BUNDLE_CONTENT_TYPE
+        address,
+        POLICY_PATH,
+        data,
+        PolicyAccepted,
+        content_type=BUNDLE_CONTENT_TYPE,
+        tls=tls,
     )
     if not answer.accepted or answer.digest != encode_base64url(digest):
         detail = f"{address}: took another bundle than the one sent: {answer.digest}"

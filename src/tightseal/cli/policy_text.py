@@ -9,7 +9,7 @@ from typing import Any, Final
 from tightseal.cli import ui
 from tightseal.policy.cases import Result
 from tightseal.policy.diff import Difference, plain, role_name
-from tightseal.policy.document import RoleRules, WorkloadRules
+from tightseal.policy.document import ProviderRules, RoleRules, WorkloadRules
 from tightseal.policy.engine import Explanation
 from tightseal.policy.lint import Finding
 
@@ -19,6 +19,7 @@ __all__ = [
     "result_json",
     "show_explanation",
     "show_finding",
+    "show_provider",
     "show_result",
     "show_role",
     "show_workload",
@@ -152,6 +153,16 @@ def show_role(rules: RoleRules) -> None:
         (name, _plain_text(value))
         for name, value in plain(rules).items()
         if name not in {"name", "tenant"}
+    )
+
+
+def show_provider(rules: ProviderRules) -> None:
+    """Another provider that may be handed the keyring."""
+    ui.heading(f"provider {rules.name}")
+    ui.facts(
+        (name, _plain_text(value))
+        for name, value in plain(rules).items()
+        if name != "name" and value is not None
     )
 
 

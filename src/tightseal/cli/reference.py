@@ -12,6 +12,7 @@ say anything else.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,6 +47,7 @@ BLOCKS: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
         "host-settings": tables.host_settings,
         "release-settings": tables.release_settings,
         "metrics": tables.metrics,
+        "metric-labels": tables.metric_labels,
         "commands": tables.commands,
     }
 )
@@ -181,4 +183,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not through the interpreter's end: msgspec 0.22 sometimes crashes there, when it
+    # frees the constraints of the many types that are loaded here, and all is done.
+    os._exit(status)

@@ -19,6 +19,7 @@ from tightseal.errors import CODES
 from tightseal.evidence.intel.verifier import CHECKS as INTEL_CHECKS
 from tightseal.evidence.roots import VENDOR_KEYS, root_key_id
 from tightseal.evidence.snp.verifier import CHECKS as SNP_CHECKS
+from tightseal.guest.attested_tls import CERTIFICATE_CHECKS
 from tightseal.guest.challenge import CHALLENGE_CHECKS
 from tightseal.guest.public_key import PUBLIC_KEY_CHECKS
 from tightseal.guest.response import RESPONSE_CHECKS
@@ -26,7 +27,7 @@ from tightseal.model.claims import MEASUREMENT_NAMES
 from tightseal.model.labels import Label
 from tightseal.model.settings import ALWAYS_BOUND, ReleaseSettings
 from tightseal.service.load import host_variables
-from tightseal.service.metrics import Metrics
+from tightseal.service.metricinfo import LABELS, METRICS
 from tightseal.service.settings import HostSettings
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "intel_checks",
     "labels",
     "measurements",
+    "metric_labels",
     "metrics",
     "release_floors",
     "release_settings",
@@ -46,10 +48,6 @@ __all__ = [
 ]
 
 NONE: Final = "none"
-_HELP: Final = re.compile(r"# HELP (\S+) (.*)")
-_TYPE: Final = re.compile(r"# TYPE (\S+) (\S+)")
-_SAMPLE: Final = re.compile(r"(\w+?)(?:_total|_bucket|_sum|_count)?\{(.*)\} ")
-_LABEL: Final = re.compile(r"(\w+)=\"")
 _ITALIC_NOTE: Final = re.compile(r"\*(\[(?:default|choices)[^]]*\])\*")
 
 
@@ -112,6 +110,7 @@ def snp_checks() -> str:
 def client_checks() -> str:
     """The checks of a client, for all that a provider tells it."""
     rows = [
+        ("certificate", CERTIFICATE_CHECKS),
         ("challenge", CHALLENGE_CHECKS),
         ("response", RESPONSE_CHECKS),
         ("public half", PUBLIC_KEY_CHECKS),
@@ -290,34 +289,30 @@ def _attribute(holder: type[Any], name: str) -> str:
 
 
 def metrics() -> str:
-    """Every metric with its labels, read off what ``/metrics`` prints."""
-    one = Metrics()
-    one.outcome("keys", "granted", 0.0)
-    with one.stage("record"):
-        pass
-    one.disagreement("pceid")
-    one.closed("http", "timeout")
-    one.connections("http", "waiting", 0)
-    one.ready("clock", ok=True)
-    one.collateral_issued(0)
-    text = one.render().decode()
-    kinds = dict(_TYPE.findall(text))
-    names = {
-        name: ", ".join(
-            _code(label) for label in _LABEL.findall(inside) if label != "le"
-        )
-        for name, inside in _SAMPLE.findall(text)
-    }
+    """Every metric: what it is, and what to do about it."""
     return table(
-        ("Metric", "Kind", "Labels", "Meaning"),
+        ("Metric", "Kind", "Unit", "Labels", "Meaning", "Watch, and do"),
         (
             (
-                _code(name),
-                kinds[name],
-                names.get(name.removesuffix("_total"), "") or NONE,
-                meaning,
+                _code(m.name),
+                m.kind.value,
+                m.unit,
+                ", ".join(_code(label) for label in m.labels) or NONE,
+                m.meaning,
+                m.watch,
             )
-            for name, meaning in _HELP.findall(text)
+            for m in METRICS
+        ),
+    )
+
+
+def metric_labels() -> str:
+    """Every label of the metrics, and all that it can be."""
+    return table(
+        ("Label", "One of"),
+        (
+            (_code(name), label.text or ", ".join(map(_code, sorted(label.values))))
+            for name, label in sorted(LABELS.items())
         ),
     )
 

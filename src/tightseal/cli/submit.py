@@ -14,7 +14,9 @@ import httpx
 import msgspec
 
 from tightseal.errors import CODES, Code, ProviderError, RequestError
-from tightseal.guest.http import LIMITS, Bounds, provider_url
+from tightseal.guest.attested_tls import unattested
+from tightseal.guest.http import LIMITS, Bounds, provider_url, request_id
+from tightseal.model.tls import TlsTrust
 from tightseal.model.wire import (
     MAX_PROBLEM_BYTES,
     PROBLEM_CONTENT_TYPE,
@@ -35,7 +37,13 @@ _T = TypeVar("_T", bound=msgspec.Struct)
 
 
 def submit(
-    provider: str, path: str, body: bytes, kind: type[_T], *, content_type: str
+    provider: str,
+    path: str,
+    body: bytes,
+    kind: type[_T],
+    *,
+    content_type: str,
+    tls: TlsTrust = TlsTrust.PUBLIC_CA,
 ) -> _T:
     """Send once, and read the answer.
 
@@ -45,13 +53,16 @@ def submit(
         body: what is signed.
         kind: of the answer.
         content_type: of the body.
+        tls: how its certificate is judged; there is no pin.
 
     Raises:
-        SettingsError: ``settings_invalid``, where the address is none.
+        SettingsError: ``settings_invalid``, where the address is none, or for attested
+            TLS.
         ProviderError: ``provider_refused`` with its code and what to do;
             ``provider_unreachable``; ``response_invalid``.
     """
     url = provider_url(provider)
+    verify = unattested(tls)
     headers = {
         "content-type": content_type,
         "accept": "application/json, application/problem+json",
@@ -69,6 +80,7 @@ def submit(
                 limits=LIMITS,
                 follow_redirects=False,
                 trust_env=False,
+                verify=verify,
             ) as http,
             http.stream("POST", path, content=body) as response,
         ):
@@ -80,7 +92,11 @@ def submit(
     except httpx.HTTPError as e:
         detail = f"{provider}{path}: {type(e).__name__}: {e}"
         raise ProviderError(Code.PROVIDER_UNREACHABLE, detail) from e
-    return _judged(path, response, bytes(answer), kind)
+    try:
+        return _judged(path, response, bytes(answer), kind)
+    except ProviderError as e:
+        e.request_id = request_id(response)
+        raise
 
 
 def _judged(path: str, response: httpx.Response, body: bytes, kind: type[_T]) -> _T:

@@ -36,6 +36,7 @@ __all__ = [
     "heading",
     "note",
     "print_json",
+    "printable",
     "show_error",
     "usage_error",
     "verdict",
@@ -55,6 +56,7 @@ UNREADABLE_CODES: Final = frozenset(
         Code.COLLATERAL_UNAVAILABLE,
         Code.COLLATERAL_NOT_FOUND,
         Code.COLLATERAL_TOO_LARGE,
+        Code.LOG_MISSING,
         Code.SETTINGS_INVALID,
         Code.STATE_MISSING,
         Code.STATE_UNAVAILABLE,
@@ -76,11 +78,12 @@ def _console(*, stderr: bool = False) -> Console:
 def _line(console: Console, *parts: tuple[str, str]) -> None:
     from rich.text import Text  # noqa: PLC0415 (start-up time)
 
-    clean = [(_printable(text), style) for text, style in parts]
+    clean = [(printable(text), style) for text, style in parts]
     console.print(Text.assemble(*clean), soft_wrap=True)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Text from outside, without what a terminal would obey."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
@@ -120,6 +123,8 @@ def show_error(error: TightsealError) -> None:
     _line(console, ("error: ", "bold red"), (error.code.value, "bold"))
     if error.detail:
         _line(console, ("  ", ""), (error.detail, ""))
+    if error.request_id:
+        _line(console, ("  request: ", "dim"), (error.request_id, ""))
     if error.info.remedy:
         _line(console, ("  try: ", "dim"), (error.info.remedy, ""))
 

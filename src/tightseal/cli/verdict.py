@@ -31,11 +31,13 @@ class Verdict:
         error: why not, where the answer is not ``authentic``.
         said_tee: the TEE that the evidence names itself by; unverified, and shown only
             where nothing was verified.
+        certificate: names and values, where a certificate carried the evidence.
     """
 
     claims: Claims | None = None
     error: TightsealError | None = None
     said_tee: Tee | None = None
+    certificate: dict[str, str | int | bool | None] | None = None
 
     @property
     def word(self) -> VerdictWord:
@@ -97,6 +99,7 @@ def document(verdict: Verdict) -> dict[str, Any]:
             "chip_id": None if platform is None else _hex(platform.chip_id),
         },
         "debug": None if claims is None else claims.debug,
+        "certificate": verdict.certificate,
         "checks": [
             {"name": c.name, "outcome": c.outcome.value, "spec": c.spec}
             for c in verdict.checks
@@ -123,6 +126,10 @@ def show(verdict: Verdict) -> None:
         ui.verdict("rejected", f"{error.code.value}: {error.detail}", tone="no")
     elif claims is not None:
         ui.verdict("authentic", _summary(claims), tone="yes")
+    if verdict.certificate:
+        ui.heading("certificate")
+        rows = verdict.certificate.items()
+        ui.facts((name, str(value)) for name, value in rows if value is not None)
     if claims is not None:
         _show_claims(claims)
     if verdict.checks:

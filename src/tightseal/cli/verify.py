@@ -7,15 +7,15 @@ import sys
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, BinaryIO, Final
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 
 from tightseal.cli import ui
+from tightseal.cli.presented import STDIN, presented, read_evidence
 from tightseal.cli.verdict import Verdict, document, show
 from tightseal.errors import (
     Code,
-    EvidenceError,
     PolicyError,
     SettingsError,
     TightsealError,
@@ -23,9 +23,7 @@ from tightseal.errors import (
 from tightseal.evidence.agreement import Disagreement, differences_markdown
 from tightseal.evidence.cache import ResultCache
 from tightseal.evidence.detect import (
-    MAX_TEXT_BYTES,
     EvidenceKind,
-    decode_text,
     detect,
     named_tee,
 )
@@ -45,7 +43,6 @@ __all__ = [
     "verify",
 ]
 
-STDIN: Final = "-"
 MAX_TIME: Final = 1 << 40
 """Latest ``--at``, Unix seconds."""
 
@@ -74,7 +71,8 @@ def verify(
     """Verify evidence: 0 authentic, 1 rejected, 2 could not be read.
 
     Args:
-        evidence: File with a quote or report, binary, hex or base64; - for stdin.
+        evidence: File with a quote or report, binary, hex or base64; - for stdin. Or
+            a certificate that carries one, PEM or DER, or HOST:PORT that shows it.
         collateral: JSON of QuoteCollateralV3, or for SNP a folder with the
             certificates. Without it: the cache, then the configured PCCS or KDS.
         at: Verify as of this time, Unix seconds or RFC 3339; now by default.
@@ -97,7 +95,8 @@ def verify(
         accepted = _statuses(accept_tcb)
         exceptions = _exceptions(accept_exception)
         now = int(time.time()) if at is None else moment(at)
-        data = decode_text(read_evidence(evidence))
+        given = presented(evidence)
+        data = given.evidence
         kind = detect(data)
         said_tee = named_tee(data, kind)
         _check_kind(kind, verifier=verifier, accepted=accepted)
@@ -113,7 +112,10 @@ def verify(
             use_embedded=collateral is None,
         )
         claims = verify_evidence(data, now=now)
-        verdict = Verdict(claims, _status_error(claims, accepted))
+        certificate = given.bound(claims)
+        verdict = Verdict(
+            claims, _status_error(claims, accepted), certificate=certificate
+        )
     except UsageError as error:
         return ui.usage_error(str(error), "verify --help")
     except TightsealError as error:
@@ -123,31 +125,6 @@ def verify(
     else:
         show(verdict)
     return verdict.exit_status
-
-
-def read_evidence(name: str) -> bytes:
-    """Read evidence from a file or, for ``-``, from stdin, at most its longest form.
-
-    Raises:
-        EvidenceError: ``evidence_unreadable`` or ``evidence_too_large``.
-    """
-    try:
-        if name == STDIN:
-            return _bounded(sys.stdin.buffer, "stdin")
-        with Path(name).open("rb") as file:
-            return _bounded(file, name)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        message = f"{name}: {reason}"
-        raise EvidenceError(Code.EVIDENCE_UNREADABLE, message) from error
-
-
-def _bounded(file: BinaryIO, name: str) -> bytes:
-    data = file.read(MAX_TEXT_BYTES + 1)
-    if len(data) > MAX_TEXT_BYTES:
-        message = f"{name}: more than {MAX_TEXT_BYTES} bytes"
-        raise EvidenceError(Code.EVIDENCE_TOO_LARGE, message)
-    return data
 
 
 def _check_kind(
