@@ -25,6 +25,7 @@ from tightseal.evidence.roots import VENDOR_ROOTS, with_simulated
 from tightseal.evidence.verify import EvidenceVerifier
 from tightseal.model.claims import Claims
 from tightseal.model.wire import CHALLENGE_PATH, KEYS_PATH
+from tightseal_sim.demo_handoff import show_handoff
 from tightseal_sim.demo_policy import show_policy
 from tightseal_sim.demo_report import Report, fetch, fingerprint
 from tightseal_sim.intel.td import TdImage
@@ -233,6 +234,7 @@ def main() -> int:
             _release(report, stage, provider, image)
             _refusals(report, stage, provider, image)
             show_policy(report, stage, image)
+            show_handoff(report, stage, image)
             _real(report, arguments.vectors)
         except TightsealError as error:
             report.say(str(error), f"remedy: {error.info.remedy}", held=False)

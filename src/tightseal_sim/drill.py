@@ -19,11 +19,14 @@ from typing import Final
 from structlog.testing import capture_logs
 
 from tightseal.errors import Code, SettingsError, TightsealError
+from tightseal_sim.drill_anchor import ANCHOR_EVENTS
 from tightseal_sim.drill_crash import CRASH_EVENTS
 from tightseal_sim.drill_expected import CELLS, Cell
 from tightseal_sim.drill_files import FILE_EVENTS
+from tightseal_sim.drill_handoff import HANDOFF_EVENTS
 from tightseal_sim.drill_hardware import HARDWARE_EVENTS
 from tightseal_sim.drill_outcome import Event
+from tightseal_sim.drill_providers import PROVIDER_EVENTS
 from tightseal_sim.drill_strangers import STRANGER_EVENTS
 
 __all__ = [
@@ -40,7 +43,15 @@ __all__ = [
 ]
 
 EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
-    {**CRASH_EVENTS, **HARDWARE_EVENTS, **FILE_EVENTS, **STRANGER_EVENTS}
+    {
+        **CRASH_EVENTS,
+        **HARDWARE_EVENTS,
+        **PROVIDER_EVENTS,
+        **HANDOFF_EVENTS,
+        **FILE_EVENTS,
+        **ANCHOR_EVENTS,
+        **STRANGER_EVENTS,
+    }
 )
 """Every event, and what tries it."""
 

@@ -21,7 +21,6 @@ from tightseal.keys.keyring import (
     new_keyring,
     prepare,
     remove_slot,
-    renew_key,
     retire,
     rewrap_slot,
     rotate,
@@ -38,6 +37,7 @@ from tightseal_sim.drill_outcome import (
     Verdict,
     tried,
 )
+from tightseal_sim.drill_renewal import crash_in_renewal
 from tightseal_sim.drill_site import POLICY_VERSION, Setup
 from tightseal_sim.drill_stage import NOW, Stage, keys_of
 
@@ -70,12 +70,6 @@ def _rewrap(keyring: Keyring, stage: Stage) -> Keyring:
     return rewrap_slot(keyring, keyring.slots[0].slot_id, key, now=NOW)
 
 
-def _renew(keyring: Keyring, stage: Stage) -> Keyring:
-    ways = zip(keyring.slots, stage.setup.ways, strict=True)
-    keys = {slot.slot_id: stage.site.key(way) for slot, way in ways}
-    return renew_key(keyring, keys, now=NOW)
-
-
 def _terms(keyring: Keyring, stage: Stage) -> Keyring:
     return set_terms(
         keyring,
@@ -95,7 +89,6 @@ _CHANGES: Final[Mapping[str, _Change]] = MappingProxyType(
         "slot add": _add,
         "slot remove": _remove,
         "slot made anew": _rewrap,
-        "keyring key renewed": _renew,
         "terms set": _terms,
     }
 )
@@ -244,6 +237,7 @@ CRASH_EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
             f"crash at every step: {name}": partial(_crash_in, name)
             for name in _CHANGES
         },
+        "crash at every step: keyring key renewed": crash_in_renewal,
         "two providers rotate at once": _two_at_once,
     }
 )

@@ -7,83 +7,56 @@ Written by hand from what the documentation promises; never from what a run gave
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from tightseal.model.claims import Tee
+from tightseal_sim.drill_cells import (
+    AGED,
+    ANEW,
+    CLOSED,
+    KEPT,
+    NEXT_COPY,
+    NEXT_MACHINE,
+    NEXT_MICROCODE,
+    NEXT_SIDECAR,
+    NEXT_SLOT,
+    OTHER,
+    REFUSED,
+    Cell,
+    cells,
+    service,
+)
 from tightseal_sim.drill_crash import CRASH_EVENTS
+from tightseal_sim.drill_expected_anchor import ANCHOR_CELLS
+from tightseal_sim.drill_expected_handoff import HANDOFF_CELLS
+from tightseal_sim.drill_expected_providers import (
+    AT_PEER,
+    AT_PEER_TOO,
+    AT_SIDECAR,
+    AT_SIDECAR_TOO,
+    NEXT_PEER_POLICY,
+    PROVIDER_CELLS,
+)
 from tightseal_sim.drill_site import Setup, Shape, Way
 
 __all__ = ["CELLS", "Cell"]
 
-KEPT: Final = "kept"
-ANEW: Final = "kept, slots made anew"
-AGED: Final = "kept, re-wrapped"
-OTHER: Final = "lost: another key"
-CLOSED: Final = "lost: slot_unavailable"
-REFUSED: Final = "refused: "
-
-NEXT_SIDECAR: Final = (
-    "Nothing brings them back: give every disk a second way in before, or use the "
-    "service shape."
-)
-NEXT_SLOT: Final = (
-    "Undo the change, or start where another slot opens; keep a working second slot."
-)
-NEXT_MICROCODE: Final = (
-    "Bring the microcode forward again, or start where another slot opens."
-)
-NEXT_COPY: Final = "Put a copy of the keyring file back; keep one on another disk."
-NEXT_MACHINE: Final = (
-    "Keep a slot that is not this machine's: without one the copy opens nowhere."
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One row of the table before it was tried.
-
-    Attributes:
-        event: name of the event.
-        setup: shape and slots.
-        expected: the outcome.
-        reason: in one sentence.
-        next_step: for the operator, where something is lost.
-    """
-
-    event: str
-    setup: Setup
-    expected: str
-    reason: str
-    next_step: str = ""
-
-
-def _service(*ways: Way, tee: Tee = Tee.SGX) -> Setup:
-    return Setup(Shape.SERVICE, tee, ways)
-
-
 SIDECAR: Final = Setup(Shape.SIDECAR, Tee.SGX)
 SIDECAR_SNP: Final = Setup(Shape.SIDECAR, Tee.SNP)
-GRAMINE: Final = _service(Way.GRAMINE)
-SGX: Final = _service(Way.SGX)
-SIGNER: Final = _service(Way.GRAMINE_SIGNER)
-SGX_SIGNER: Final = _service(Way.SGX_SIGNER)
-BOTH: Final = _service(Way.GRAMINE, Way.SGX)
-TYPED: Final = _service(Way.GRAMINE, Way.PASSPHRASE)
-TYPED_ALONE: Final = _service(Way.PASSPHRASE)
-TYPED_FACTOR: Final = _service(Way.GRAMINE_PASSPHRASE)
-TPM: Final = _service(Way.GRAMINE_TPM)
-TPM_AND_SGX: Final = _service(Way.GRAMINE_TPM, Way.SGX)
-TWO_MACHINES: Final = _service(Way.GRAMINE, Way.OTHER_GRAMINE)
-TWO_VENDORS: Final = _service(Way.GRAMINE, Way.OTHER_SNP)
-SNP: Final = _service(Way.SNP, tee=Tee.SNP)
-SNP_TYPED: Final = _service(Way.SNP, Way.PASSPHRASE, tee=Tee.SNP)
-
-_Line = tuple[Setup, str, str, str] | tuple[Setup, str, str]
-
-
-def _cells(event: str, *lines: _Line) -> tuple[Cell, ...]:
-    return tuple(Cell(event, *line) for line in lines)
+GRAMINE: Final = service(Way.GRAMINE)
+SGX: Final = service(Way.SGX)
+SIGNER: Final = service(Way.GRAMINE_SIGNER)
+SGX_SIGNER: Final = service(Way.SGX_SIGNER)
+BOTH: Final = service(Way.GRAMINE, Way.SGX)
+TYPED: Final = service(Way.GRAMINE, Way.PASSPHRASE)
+TYPED_ALONE: Final = service(Way.PASSPHRASE)
+TYPED_FACTOR: Final = service(Way.GRAMINE_PASSPHRASE)
+TPM: Final = service(Way.GRAMINE_TPM)
+TPM_AND_SGX: Final = service(Way.GRAMINE_TPM, Way.SGX)
+TWO_MACHINES: Final = service(Way.GRAMINE, Way.OTHER_GRAMINE)
+TWO_VENDORS: Final = service(Way.GRAMINE, Way.OTHER_SNP)
+SNP: Final = service(Way.SNP, tee=Tee.SNP)
+SNP_TYPED: Final = service(Way.SNP, Way.PASSPHRASE, tee=Tee.SNP)
 
 
 def _crashes() -> Iterator[Cell]:
@@ -92,6 +65,8 @@ def _crashes() -> Iterator[Cell]:
             reason = "The file is the one before or the one after, and opens."
             if event.endswith("first keyring"):
                 reason = "There is no keyring yet, or a whole one."
+            if event.endswith("key renewed"):
+                reason = "Keyring and state store go forward together, or back."
             yield Cell(event, BOTH, KEPT, reason)
 
 
@@ -99,10 +74,11 @@ _GRAMINE_NOW: Final = "Gramine asks for the key of the present versions only."
 _STORED: Final = "The stored request names the old CPUSVN, which stays derivable."
 _SECOND: Final = "The second slot opens; the first is made anew."
 _STAND_IN: Final = "The stand-in opens; the machine's slot is made anew."
+_SIDECAR_TOO: Final = "The sidecar's own root changed with this machine."
 _ALL_FACTORS: Final = "A factor is a lock more, not a way more: all must open."
 
 _RUNNING: Final = (
-    *_cells(
+    *cells(
         "provider killed and restarted",
         (SIDECAR, KEPT, "The platform gives the same key again."),
         (SIDECAR_SNP, KEPT, "The firmware gives the same key again."),
@@ -111,9 +87,11 @@ _RUNNING: Final = (
         (SNP, KEPT, "The slot opens again."),
         (TPM, KEPT, "Both factors open again."),
         (TYPED_FACTOR, KEPT, "Both factors open again."),
+        (AT_PEER, KEPT, "The peer gives the same key again."),
+        (AT_SIDECAR, KEPT, "The sidecar gives the same key again."),
     ),
     *_crashes(),
-    *_cells(
+    *cells(
         "two providers rotate at once",
         (
             BOTH,
@@ -124,7 +102,7 @@ _RUNNING: Final = (
 )
 
 _MICROCODE: Final = (
-    *_cells(
+    *cells(
         "microcode update, CPUSVN up",
         (SIDECAR, OTHER, _GRAMINE_NOW, NEXT_SIDECAR),
         (GRAMINE, CLOSED, _GRAMINE_NOW, NEXT_SLOT),
@@ -135,8 +113,12 @@ _MICROCODE: Final = (
         (TYPED_FACTOR, CLOSED, _ALL_FACTORS, NEXT_SLOT),
         (TPM, CLOSED, _ALL_FACTORS, NEXT_SLOT),
         (TPM_AND_SGX, ANEW, _SECOND),
+        (AT_PEER, KEPT, "The peer's key does not depend on our microcode."),
+        (AT_PEER_TOO, ANEW, "The peer's slot opens; the machine's is made anew."),
+        (AT_SIDECAR, CLOSED, _SIDECAR_TOO, NEXT_SLOT),
+        (AT_SIDECAR_TOO, CLOSED, _SIDECAR_TOO, NEXT_SLOT),
     ),
-    *_cells(
+    *cells(
         "microcode rolled back",
         (SIDECAR, OTHER, "Older microcode has no newer key.", NEXT_MICROCODE),
         (GRAMINE, CLOSED, "Older microcode has no newer key.", NEXT_MICROCODE),
@@ -144,7 +126,7 @@ _MICROCODE: Final = (
         (BOTH, CLOSED, "Both slots belong to the newer CPUSVN.", NEXT_MICROCODE),
         (TYPED, ANEW, _STAND_IN),
     ),
-    *_cells(
+    *cells(
         "microcode rolled back and forward again",
         (SIDECAR, KEPT, "The key comes back with the CPUSVN."),
         (GRAMINE, KEPT, "The key comes back with the CPUSVN."),
@@ -152,8 +134,10 @@ _MICROCODE: Final = (
     ),
 )
 
+_NOT_NAMED: Final = "The peer's policy does not name the new image."
+
 _BUILDS: Final = (
-    *_cells(
+    *cells(
         "rebuild, same signer",
         (SIDECAR, OTHER, "MRENCLAVE is another.", NEXT_SIDECAR),
         (SIDECAR_SNP, OTHER, "The launch measurement is another.", NEXT_SIDECAR),
@@ -165,14 +149,17 @@ _BUILDS: Final = (
         (TYPED, ANEW, _STAND_IN),
         (SNP, CLOSED, "The launch measurement is another.", NEXT_SLOT),
         (SNP_TYPED, ANEW, _STAND_IN),
+        (AT_PEER, CLOSED, _NOT_NAMED, NEXT_PEER_POLICY),
+        (AT_PEER_TOO, CLOSED, _NOT_NAMED, NEXT_PEER_POLICY),
+        (AT_SIDECAR, CLOSED, "Its key belongs to the measured image.", NEXT_SLOT),
     ),
-    *_cells(
+    *cells(
         "rebuild, same signer, ISVSVN up",
         (SIDECAR, OTHER, "MRENCLAVE and ISVSVN are others.", NEXT_SIDECAR),
         (SIGNER, CLOSED, _GRAMINE_NOW, NEXT_SLOT),
         (SGX_SIGNER, AGED, "The stored request names the old ISVSVN."),
     ),
-    *_cells(
+    *cells(
         "rebuild, new signer",
         (SIDECAR, OTHER, "MRENCLAVE is another.", NEXT_SIDECAR),
         (GRAMINE, CLOSED, "MRENCLAVE is another.", NEXT_SLOT),
@@ -181,7 +168,7 @@ _BUILDS: Final = (
         (SGX_SIGNER, CLOSED, "MRSIGNER is another.", NEXT_SLOT),
         (TYPED, ANEW, _STAND_IN),
     ),
-    *_cells(
+    *cells(
         "seal masks changed",
         (SIDECAR, OTHER, "The masks of the manifest enter the key.", NEXT_SIDECAR),
         (GRAMINE, CLOSED, "The masks of the manifest enter the key.", NEXT_SLOT),
@@ -191,12 +178,12 @@ _BUILDS: Final = (
 )
 
 _OTHER_HARDWARE: Final = (
-    *_cells(
+    *cells(
         "SNP TCB update",
         (SIDECAR_SNP, KEPT, "No TCB enters the key."),
         (SNP, AGED, "The stored TCB stays derivable."),
     ),
-    *_cells(
+    *cells(
         "SNP TCB rolled back",
         (SIDECAR_SNP, KEPT, "No TCB enters the key."),
         (
@@ -207,13 +194,13 @@ _OTHER_HARDWARE: Final = (
         ),
         (SNP_TYPED, ANEW, _STAND_IN),
     ),
-    *_cells(
+    *cells(
         "TPM cleared",
         (GRAMINE, KEPT, "No TPM is among the factors."),
         (TPM, CLOSED, "The storage key went with the clearing.", NEXT_SLOT),
         (TPM_AND_SGX, ANEW, _SECOND),
     ),
-    *_cells(
+    *cells(
         "boot measured otherwise",
         (GRAMINE, KEPT, "No TPM is among the factors."),
         (
@@ -227,7 +214,7 @@ _OTHER_HARDWARE: Final = (
 )
 
 _LOSSES: Final = (
-    *_cells(
+    *cells(
         "state disk lost",
         (SIDECAR, KEPT, "Nothing is stored that keys need."),
         (GRAMINE, "lost: keyring_missing", "The roots were on it alone.", NEXT_COPY),
@@ -237,12 +224,19 @@ _LOSSES: Final = (
             "Slots open the file, and there is none.",
             NEXT_COPY,
         ),
+        (
+            AT_PEER,
+            "lost: keyring_missing",
+            "The peer has a key for the file, not the file.",
+            NEXT_COPY,
+        ),
     ),
-    *_cells(
+    *cells(
         "state disk lost, keyring copied before",
         (GRAMINE, KEPT, "The copy opens as the file did."),
+        (AT_PEER, KEPT, "The copy opens as the file did."),
     ),
-    *_cells(
+    *cells(
         "machine lost, keyring copied before",
         (SIDECAR, OTHER, "The root was in the processor.", NEXT_SIDECAR),
         (SIDECAR_SNP, OTHER, "The root was in the processor.", NEXT_SIDECAR),
@@ -253,6 +247,9 @@ _LOSSES: Final = (
         (TPM_AND_SGX, CLOSED, "All of it was in one machine.", NEXT_MACHINE),
         (TYPED, ANEW, _STAND_IN),
         (TWO_MACHINES, ANEW, "The second machine's own slot opens there."),
+        (AT_PEER, KEPT, "The peer judges the image, whatever machine it is on."),
+        (AT_PEER_TOO, ANEW, "The peer's slot opens; the new machine's is made anew."),
+        (AT_SIDECAR, CLOSED, "The sidecar was on the same machine.", NEXT_MACHINE),
         (
             TWO_VENDORS,
             "lost: keyring_mismatch",
@@ -266,7 +263,7 @@ _TAMPERED: Final = "keyring_tampered"
 _ROLLED_BACK: Final = "keyring_rolled_back"
 
 _FILES: Final = (
-    *_cells(
+    *cells(
         "one slot damaged",
         (GRAMINE, CLOSED, "The only slot is damaged.", NEXT_COPY),
         (
@@ -275,25 +272,29 @@ _FILES: Final = (
             "Damage and forgery look alike, so an operator says which it is.",
         ),
     ),
-    *_cells(
+    *cells(
         "one slot damaged, left out by an operator",
-        (BOTH, KEPT, "Everything but the slot is as it was written."),
+        (
+            BOTH,
+            KEPT,
+            "`keyring slot drop-damaged`: all but the slot is as it was written.",
+        ),
     ),
-    *_cells(
+    *cells(
         "one slot damaged, a copy put back",
         (GRAMINE, KEPT, "The copy opens as the file did."),
         (BOTH, KEPT, "The copy opens as the file did."),
     ),
-    *_cells(
+    *cells(
         "file truncated",
         (GRAMINE, "lost: keyring_malformed", "Half a file is none.", NEXT_COPY),
         (BOTH, "lost: keyring_malformed", "Half a file is none.", NEXT_COPY),
     ),
-    *_cells(
+    *cells(
         "file truncated, a copy put back",
         (BOTH, KEPT, "The copy opens as the file did."),
     ),
-    *_cells(
+    *cells(
         "older file put back, no anchor",
         (
             GRAMINE,
@@ -302,15 +303,15 @@ _FILES: Final = (
             "Put the newest copy back, and pin a policy root: its state is an anchor.",
         ),
     ),
-    *_cells(
+    *cells(
         "older file put back under a running provider",
         (GRAMINE, REFUSED + _ROLLED_BACK, "The process remembers the counter."),
     ),
-    *_cells(
+    *cells(
         "older file put back, state store as anchor",
         (GRAMINE, REFUSED + _ROLLED_BACK, "The store remembers the counter."),
     ),
-    *_cells(
+    *cells(
         "older file and older state put back",
         (
             GRAMINE,
@@ -319,17 +320,17 @@ _FILES: Final = (
             "Put the newest copies back; only an anchor outside would notice.",
         ),
     ),
-    *_cells(
+    *cells(
         "header downgraded",
         (GRAMINE, REFUSED + _TAMPERED, "The header is under the keyring's MAC."),
         (SNP, REFUSED + _TAMPERED, "The header is under the keyring's MAC."),
     ),
-    *_cells(
+    *cells(
         "slot swapped for its own older one",
         (GRAMINE, REFUSED + _TAMPERED, "The slot opens, and the MAC does not fit."),
         (BOTH, REFUSED + _TAMPERED, "The slot opens, and the MAC does not fit."),
     ),
-    *_cells(
+    *cells(
         "slot swapped for another keyring's",
         (
             GRAMINE,
@@ -344,19 +345,20 @@ _MISMATCH: Final = REFUSED + "keyring_mismatch"
 _HARDWARE: Final = "Another world's hardware gives another key."
 
 _STRANGERS: Final = (
-    *_cells(
+    *cells(
         "genuine twin under its own policy root",
         (SIDECAR, REFUSED + "another key", "The policy root enters every key."),
         (SIDECAR_SNP, REFUSED + "another key", "The policy root enters every key."),
         (GRAMINE, _MISMATCH, "Its slot opens; the header names our policy root."),
         (SGX, _MISMATCH, "Its slot opens; the header names our policy root."),
         (SNP, _MISMATCH, "Its slot opens; the header names our policy root."),
+        (AT_PEER, _MISMATCH, "Its slot opens; the header names our policy root."),
     ),
-    *_cells(
+    *cells(
         "genuine twin, header rewritten to its root",
         (GRAMINE, REFUSED + _TAMPERED, "The header is under the keyring's MAC."),
     ),
-    *_cells(
+    *cells(
         "genuine twin reads the state store",
         (
             SIDECAR,
@@ -369,14 +371,15 @@ _STRANGERS: Final = (
             "The store's key is the keyring's, and its own is another.",
         ),
     ),
-    *_cells(
+    *cells(
         "simulated keyring in another world",
         (SIDECAR, REFUSED + "another key", _HARDWARE),
         (GRAMINE, REFUSED + "slot_unavailable", _HARDWARE),
         (SNP, REFUSED + "slot_unavailable", _HARDWARE),
         (TYPED, _MISMATCH, "The stand-in opens; the trust domain is another."),
+        (AT_PEER, REFUSED + "slot_unavailable", "The trust domain enters its key."),
     ),
-    *_cells(
+    *cells(
         "simulated keyring in production",
         (GRAMINE, REFUSED + "slot_unavailable", "No slot of it opens on hardware."),
         (
@@ -393,7 +396,10 @@ CELLS: Final = (
     *_BUILDS,
     *_OTHER_HARDWARE,
     *_LOSSES,
+    *PROVIDER_CELLS,
+    *HANDOFF_CELLS,
     *_FILES,
+    *ANCHOR_CELLS,
     *_STRANGERS,
 )
 """Every row, in the order of the table."""

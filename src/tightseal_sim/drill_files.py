@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Final
 
@@ -16,6 +17,7 @@ from tightseal.keys.keyring import (
     decode_keyring,
     rewrap_slot,
     rotate,
+    without_damaged,
 )
 from tightseal.keys.keyring.sealed import encode_keyring
 from tightseal.release.keyring import StoreAnchor
@@ -74,13 +76,17 @@ def _slot_damaged(setup: Setup) -> Outcome:
 
 
 def _left_out(stage: Stage) -> Outcome | None:
-    """An operator opens without the damaged slot, and adds another; where one opens."""
+    """An operator drops the damaged slot, and adds another; where one opens.
+
+    As ``tightseal keyring slot drop-damaged`` does; the provider starts in between.
+    """
     way = stage.setup.ways[0]
     try:
         keeper = stage.keeper(damaged=DamagedSlots.LEAVE_OUT)
     except TightsealError:
         return None
-    key = stage.site.key(way)
+    keeper.change(partial(without_damaged, now=NOW))
+    key, keeper = stage.site.key(way), stage.keeper()
     keeper.change(lambda keyring: add_slot(keyring, key, label=way, now=NOW))
     return restarted(stage)
 

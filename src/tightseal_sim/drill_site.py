@@ -25,11 +25,13 @@ from tightseal.platform.slots.door import platform_slots
 from tightseal.platform.slots.gramine import GramineSlot
 from tightseal.platform.slots.passphrase import PassphraseSlot
 from tightseal.platform.slots.sgx import SgxSlot
+from tightseal.platform.slots.signer import for_signer
 from tightseal.platform.slots.tpm2 import Tpm2Slot
 from tightseal.service.slotkeys import SlotKeys
 from tightseal_sim.amd.chip import SimChip
 from tightseal_sim.amd.guest import GuestImage
 from tightseal_sim.amd.world import AmdWorld
+from tightseal_sim.drill_other import Others
 from tightseal_sim.intel.enclave import (
     GRAMINE_XFRM_MASK,
     EnclaveImage,
@@ -45,6 +47,7 @@ __all__ = [
     "GUEST",
     "IMAGE",
     "MEASURED_PCR",
+    "NOW",
     "POLICY_VERSION",
     "Setup",
     "Shape",
@@ -53,6 +56,9 @@ __all__ = [
     "foreign_ways",
     "second_machine",
 ]
+
+NOW: Final = 1_800_000_000
+"""Unix seconds at which everything happens."""
 
 POLICY_VERSION: Final = 3
 """Version of the signed policy in force, and the least that the keyring asks for."""
@@ -91,6 +97,8 @@ class Way(StrEnum):
     GRAMINE_PASSPHRASE = "gramine+passphrase"  # noqa: S105 (the name of a slot)
     OTHER_GRAMINE = "gramine of machine B"
     OTHER_SNP = "snp of machine B"
+    PEER = "provider (peer)"
+    SIDECAR = "provider (sidecar)"
 
     @property
     def elsewhere(self) -> bool:
@@ -162,6 +170,8 @@ class Site:
         image, guest: the provider, as enclave and as SNP guest.
         xfrm_mask: seal mask of the manifest.
         policy_root: the root that the provider pins.
+        others: the providers that slots have their keys from.
+        signer_allowed: whether release settings allow slots of the signer.
         tpm: the machine's TPM.
         chip: the AMD processor.
     """
@@ -173,6 +183,8 @@ class Site:
     guest: GuestImage = GUEST
     xfrm_mask: int = GRAMINE_XFRM_MASK
     policy_root: bytes = POLICY_ROOT
+    others: Others = field(default_factory=lambda: Others(accepted=(IMAGE,)))
+    signer_allowed: bool = True
 
     def __post_init__(self) -> None:
         """The machine's other parts."""
@@ -243,22 +255,24 @@ class Site:
             return Tpm2Slot(self.tpm.open, pcrs={MEASURED_PCR})
         if way in _FACTORS:
             return CombinedSlot([self.key(factor) for factor in _FACTORS[way]])
-        enclave = self.enclave()
-        slots = platform_slots("sim", enclave, allow_signer=False)
-        if way is Way.SGX:
-            return slots[SlotClass.SGX]
-        if way is Way.GRAMINE_SIGNER:
-            doors = enclave.doors()
-            return GramineSlot(doors, allow_signer=True, use_signer=True)
-        if way is Way.SGX_SIGNER:
-            return SgxSlot(enclave.doors(), allow_signer=True, use_signer=True)
-        return slots[SlotClass.GRAMINE]
+        if way is Way.PEER:
+            return self.others.peer(self.world, source=self.platform(), now=NOW)
+        if way is Way.SIDECAR:
+            return self.others.sidecar(
+                self.world, self.machine, source=self.platform(), now=NOW
+            )
+        slots = platform_slots("sim", self.enclave(), allow_signer=self.signer_allowed)
+        slot_class = SlotClass.SGX if way in _EGETKEY_WAYS else SlotClass.GRAMINE
+        signers = way in _SIGNER_WAYS and self.signer_allowed
+        return for_signer(slots[slot_class]) if signers else slots[slot_class]
 
 
 _FACTORS: Final = {
     Way.GRAMINE_TPM: (Way.GRAMINE, Way.TPM),
     Way.GRAMINE_PASSPHRASE: (Way.GRAMINE, Way.PASSPHRASE),
 }
+_EGETKEY_WAYS: Final = frozenset({Way.SGX, Way.SGX_SIGNER})
+_SIGNER_WAYS: Final = frozenset({Way.GRAMINE_SIGNER, Way.SGX_SIGNER})
 _SNP_WAYS: Final = frozenset({Way.SNP, Way.OTHER_SNP})
 _SGX_WAYS: Final = frozenset(Way) - _SNP_WAYS - {Way.PASSPHRASE}
 

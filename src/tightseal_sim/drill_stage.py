@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
 
 from tightseal.keys.chain import derive
 from tightseal.keys.keyring import (
@@ -34,12 +33,14 @@ from tightseal.model.labels import Label
 from tightseal.model.ports import KeyRoots
 from tightseal.model.secret import Secret
 from tightseal.model.slots import SlotClass
+from tightseal.release.anchored import KeyedAnchor
 from tightseal.release.keyring import KeyringKeeper, Ways
 from tightseal.release.roots import PlatformRoots
 from tightseal.service.ownkeyring import renew_slots, rewrapped
 from tightseal.service.state import own_secret
 from tightseal_sim.drill_disk import KEYRING, DrillDisk, DrillSystem
 from tightseal_sim.drill_site import (
+    NOW,
     POLICY_VERSION,
     Setup,
     Shape,
@@ -49,8 +50,6 @@ from tightseal_sim.drill_site import (
 )
 
 __all__ = ["NOW", "Opened", "Stage", "keys_of", "workload_path"]
-
-NOW: Final = 1_800_000_000
 
 
 def workload_path(site: Site, generation: int) -> KeyPath:
@@ -94,12 +93,22 @@ class Stage:
     Args:
         setup: its shape and slots.
         site: where it stands; a new machine by default.
+        empty: whether it has no keyring yet.
+
+    Attributes:
+        keyed: what remembers the keyring from now on, besides what is handed in.
     """
 
-    def __init__(self, setup: Setup, site: Site | None = None) -> None:
+    def __init__(
+        self, setup: Setup, site: Site | None = None, *, empty: bool = False
+    ) -> None:
         self.setup = setup
         self.site = Site(setup.tee) if site is None else site
         self.disk = DrillDisk()
+        self.keyed: KeyedAnchor | None = None
+        self.before: Mapping[int, Secret] = {}
+        if empty:
+            return
         if setup.shape is Shape.SERVICE:
             self._make()
         self.before = self.open().keys
@@ -146,6 +155,7 @@ class Stage:
                 terms=here.terms,
                 anchor=anchor,
                 damaged=damaged,
+                keyed=self.keyed,
             )
         )
 

@@ -168,35 +168,34 @@ class Scene:
         """The world's root certificate, as ``--root-ca`` takes it."""
         return ssl.DER_cert_to_PEM_cert(self.world.intel.root_certificate)
 
-    def provider(
+    def configure(
         self,
         name: str = "provider",
         *,
         machine: str = "machine-a",
+        image: str = "",
         release: Mapping[str, Any] | None = None,
         host: Mapping[str, Any] | None = None,
         policy_root: bytes | None = None,
         bundle: bytes | None = None,
-    ) -> Provider:
-        """Start a provider and wait until it is ready.
+    ) -> Path:
+        """Write the settings of a provider; nothing is started.
 
         Args:
             name: of its folder of state.
             machine: the simulated machine that it stands on.
+            image: name of its image; empty for the usual one.
             release: release settings besides the simulated root.
             host: host settings besides addresses, folders and platform.
-            policy_root: the pinned policy root; without a first bundle the provider is
-                not ready yet.
+            policy_root: the pinned policy root.
             bundle: a signed bundle, put where the provider looks for one.
 
-        Raises:
-            PlatformError: ``platform_failed``, where it does not get ready.
+        Returns:
+            the settings file.
         """
         self.world.intel.platform(machine)
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        config, log = folder / "tightseal.toml", folder / "log"
-        ports = free_port(), free_port()
         root = base64.b64encode(self.world.intel.root_certificate).decode()
         rooted = {} if policy_root is None else {"policy_root": policy_root.hex()}
         signed: dict[str, Any] = {}
@@ -205,13 +204,14 @@ class Scene:
             signed = {"policy_bundle": str(folder / "policy.tsb")}
         document: dict[str, Any] = {
             "host": {
-                "listen": f"127.0.0.1:{ports[0]}",
-                "listen_framed": f"127.0.0.1:{ports[1]}",
+                "listen": f"127.0.0.1:{free_port()}",
+                "listen_framed": f"127.0.0.1:{free_port()}",
                 "state_dir": str(folder / "state"),
                 "platform": {
                     "kind": "sim",
                     "world": str(self.folder / "world"),
                     "machine": machine,
+                    **({"image": image} if image else {}),
                     **self._latency(),
                 },
                 "collateral": {"pccs": [self.pccs_url]},
@@ -220,7 +220,37 @@ class Scene:
             },
             "release": {"simulated_roots": [root], **rooted, **(release or {})},
         }
+        config = folder / "tightseal.toml"
         config.write_text(_toml(document))
+        return config
+
+    def provider(self, name: str = "provider", **settings: Any) -> Provider:
+        """Start a provider and wait until it is ready.
+
+        Under a policy root without a first bundle it is not ready yet, and answers.
+
+        Args:
+            name: of its folder of state.
+            settings: as of :meth:`configure`.
+
+        Raises:
+            PlatformError: ``platform_failed``, where it does not get ready.
+        """
+        config = self.configure(name, **settings)
+        waits = settings.get("policy_root") is not None and not settings.get("bundle")
+        return self.start(config, wait_for="/healthz" if waits else "/readyz")
+
+    def start(self, config: Path, *, wait_for: str = "/readyz") -> Provider:
+        """Start the provider of a settings file.
+
+        Args:
+            config: of :meth:`configure`.
+            wait_for: what has to answer.
+
+        Raises:
+            PlatformError: ``platform_failed``, where it does not get ready.
+        """
+        log = config.parent / "log"
         with log.open("wb") as sink:
             process = subprocess.Popen(  # noqa: S603 (our own program)
                 [sys.executable, "-m", "tightseal", "serve", "--config", str(config)],
@@ -229,9 +259,10 @@ class Scene:
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
         settings = parse_settings(config.read_text(), environment={})
+        framed, port = settings.host.listen_framed.rsplit(":", 1)
         provider = Provider(
-            url=f"http://127.0.0.1:{ports[0]}",
-            framed=("127.0.0.1", ports[1]),
+            url=f"http://{settings.host.listen}",
+            framed=(framed, int(port)),
             settings=settings,
             config=config,
             log=log,
@@ -239,8 +270,7 @@ class Scene:
             pin=self.pin_of(settings),
         )
         self._providers.append(provider)
-        waits = policy_root is not None and bundle is None
-        provider.wait_ready("/healthz" if waits else "/readyz")
+        provider.wait_ready(wait_for)
         return provider
 
     def _latency(self) -> dict[str, Any]:
@@ -251,7 +281,8 @@ class Scene:
     def pin_of(self, settings: Settings) -> ProviderPin:
         """What a workload's image pins: known from image and settings alone."""
         domain = str(self.world.intel.trusted_root.trust_domain)
-        measurement = EnclaveImage(name=PROVIDER_ENCLAVE).mr_enclave
+        image = settings.host.platform.image or PROVIDER_ENCLAVE
+        measurement = EnclaveImage(name=image).mr_enclave
         identity: ProviderIdentity | RootedIdentity
         if settings.release.policy_root:
             identity = RootedIdentity(

@@ -45,6 +45,12 @@ from tightseal.platform.slots.tpm_wire import (
     sized,
 )
 from tightseal_sim.derive import Seed
+from tightseal_sim.tpm_nv import (
+    RC_HANDLE,
+    RC_UNINITIALIZED,
+    NvCounter,
+    NvMemory,
+)
 
 __all__ = ["SimTpm"]
 
@@ -124,11 +130,13 @@ class SimTpm:
 
     Attributes:
         pcrs: the SHA-256 bank.
+        nv: its NV memory.
     """
 
     def __init__(self, seed: bytes) -> None:
         self._seed = Seed(seed)
         self._clears = 0
+        self.nv = NvMemory()
         self.pcrs = dict.fromkeys(range(PCRS), bytes(DIGEST_BYTES))
         self._handlers: dict[Command, Callable[[_Call], tuple[bytes, bytes]]] = {
             Command.CREATE_PRIMARY: self._create_primary,
@@ -139,11 +147,17 @@ class SimTpm:
             Command.START_AUTH_SESSION: self._start,
             Command.PCR_READ: self._pcr_read,
             Command.POLICY_PCR: self._policy_pcr,
+            Command.NV_DEFINE_SPACE: self._nv_define,
+            Command.NV_UNDEFINE_SPACE: self._nv_undefine,
+            Command.NV_INCREMENT: self._nv_increment,
+            Command.NV_READ: self._nv_read,
+            Command.NV_READ_PUBLIC: self._nv_read_public,
         }
 
     def clear(self) -> None:
         """TPM2_Clear: a new seed for the owner's hierarchy; the EK stays."""
         self._clears += 1
+        self.nv.clear()
 
     def extend(self, pcr: int, digest: bytes) -> None:
         """TPM2_PCR_Extend with 32 bytes."""
@@ -197,7 +211,7 @@ class SimTpm:
             return _answer(tag, handle + out)
         area_out = sized(b"") + bytes([1]) + sized(b"")
         if session is not None:
-            out, area_out = self._protect(code, session, attributes, out)
+            out, area_out = self._protect(code, session, attributes, out, call)
         body = handle + struct.pack(">I", len(out)) + out + area_out
         return _answer(tag, body)
 
@@ -222,27 +236,47 @@ class SimTpm:
             raise _RefusedError(RC_NO_SESSION)
         if code in _ON_OBJECTS and handles[0] not in connection.objects:
             raise _RefusedError(RC_NO_HANDLE)
+        for index in handles[1:]:
+            if code in _ON_INDICES and index not in self.nv.indices:
+                raise _RefusedError(RC_HANDLE)
         session.nonce_caller = nonce
-        names = b"".join(_name(connection, h) for h in handles)
+        names = b"".join(self._name(connection, h) for h in handles)
         digest = hashlib.sha256(struct.pack(">I", code) + names + parameters).digest()
         tail = nonce + session.nonce_tpm + bytes([attributes])
         if not hmac.compare_digest(
-            hmac.digest(session.key, digest + tail, "sha256"), given
+            hmac.digest(session.key + self._auth(handles), digest + tail, "sha256"),
+            given,
         ):
             raise _RefusedError(RC_BAD_AUTH)
         if attributes & _DECRYPT:
-            parameters = _first(session, parameters, response=False)
+            auth = self._auth(handles)
+            parameters = _first(session, parameters, auth, response=False)
         return session, attributes, parameters
 
+    def _auth(self, handles: list[int]) -> bytes:
+        """The authorisation value of what is authorised: only indices have one."""
+        index = self.nv.indices.get(handles[0])
+        return b"" if index is None else index.auth
+
+    def _name(self, connection: _Connection, handle: int) -> bytes:
+        index = self.nv.indices.get(handle)
+        return _name(connection, handle) if index is None else index.name
+
     def _protect(
-        self, code: Command, session: _Session, attributes: int, out: bytes
+        self,
+        code: Command,
+        session: _Session,
+        attributes: int,
+        out: bytes,
+        call: _Call,
     ) -> tuple[bytes, bytes]:
+        auth = self._auth(call.handles)
         session.nonce_tpm = os.urandom(DIGEST_BYTES)
         if attributes & _ENCRYPT:
-            out = _first(session, out, response=True)
+            out = _first(session, out, auth, response=True)
         digest = hashlib.sha256(struct.pack(">II", 0, code) + out).digest()
         tail = session.nonce_tpm + session.nonce_caller + bytes([attributes])
-        tag = hmac.digest(session.key, digest + tail, "sha256")
+        tag = hmac.digest(session.key + auth, digest + tail, "sha256")
         return out, sized(session.nonce_tpm) + bytes([attributes]) + sized(tag)
 
     def _create_primary(self, call: _Call) -> tuple[bytes, bytes]:
@@ -343,6 +377,36 @@ class SimTpm:
         session.policy = policy_pcr(values)
         return b"", b""
 
+    def _nv_define(self, call: _Call) -> tuple[bytes, bytes]:
+        auth, public = call.parameters.sized(), call.parameters.sized()
+        if rc := self.nv.define(auth, public):
+            raise _RefusedError(rc)
+        return b"", b""
+
+    def _nv_undefine(self, call: _Call) -> tuple[bytes, bytes]:
+        del self.nv.indices[self._index(call, 1).handle]
+        return b"", b""
+
+    def _nv_increment(self, call: _Call) -> tuple[bytes, bytes]:
+        self.nv.increment(self._index(call, 1))
+        return b"", b""
+
+    def _nv_read(self, call: _Call) -> tuple[bytes, bytes]:
+        value = self.nv.read(self._index(call, 1))
+        if value is None:
+            raise _RefusedError(RC_UNINITIALIZED)
+        return b"", value
+
+    def _nv_read_public(self, call: _Call) -> tuple[bytes, bytes]:
+        index = self._index(call, 0)
+        return b"", sized(index.shown) + sized(index.name)
+
+    def _index(self, call: _Call, position: int) -> NvCounter:
+        found = self.nv.indices.get(call.handles[position])
+        if found is None:
+            raise _RefusedError(RC_HANDLE)
+        return found
+
 
 _SESSIONS_TAG: Final = 0x8002
 _HANDLES: Final = {
@@ -352,7 +416,17 @@ _HANDLES: Final = {
     Command.UNSEAL: 1,
     Command.START_AUTH_SESSION: 2,
     Command.POLICY_PCR: 1,
+    Command.NV_DEFINE_SPACE: 1,
+    Command.NV_UNDEFINE_SPACE: 2,
+    Command.NV_INCREMENT: 2,
+    Command.NV_READ: 2,
+    Command.NV_READ_PUBLIC: 1,
 }
+_ON_INDICES: Final = (
+    Command.NV_UNDEFINE_SPACE,
+    Command.NV_INCREMENT,
+    Command.NV_READ,
+)
 _ON_OBJECTS: Final = (Command.CREATE, Command.LOAD, Command.UNSEAL)
 
 
@@ -385,11 +459,13 @@ def _selection(reader: Reader) -> list[int]:
     return [pcr for pcr in range(PCRS) if bits >> pcr & 1]
 
 
-def _first(session: _Session, parameters: bytes, *, response: bool) -> bytes:
+def _first(
+    session: _Session, parameters: bytes, auth: bytes, *, response: bool
+) -> bytes:
     """Encrypt the first TPM2B of a response, or decrypt that of a command."""
     nonces = session.nonce_caller, session.nonce_tpm
     newer, older = reversed(nonces) if response else nonces
-    stream = kdf_a(session.key, b"CFB", newer, older, 256)
+    stream = kdf_a(session.key + auth, b"CFB", newer, older, 256)
     cipher = Cipher(AES(stream[:16]), CFB(stream[16:]))
     reader = Reader(parameters)
     content = reader.sized()

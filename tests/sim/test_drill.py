@@ -3,6 +3,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,12 +16,24 @@ from tightseal.keys.keyring import KeyringFile, Terms
 from tightseal.keys.keyring.sealed import SealedKeyring
 from tightseal.model.claims import Tee
 from tightseal.model.secret import Secret
+from tightseal.platform.slots.gramine import GramineSlot
+from tightseal.platform.slots.provider import SlotMaterial
 from tightseal.release.keyring import KeyringKeeper
+from tightseal.release.sharing import StoreShare
+from tightseal.service.slotprovider import PinnedProvider
 from tightseal_sim import drill as drills
-from tightseal_sim import drill_files, drill_strangers
+from tightseal_sim import (
+    drill_anchor,
+    drill_files,
+    drill_handoff,
+    drill_providers,
+    drill_strangers,
+)
+from tightseal_sim.drill_cells import KEPT
 from tightseal_sim.drill_crash import CRASH_EVENTS
 from tightseal_sim.drill_disk import DrillSystem
 from tightseal_sim.drill_expected import BOTH, CELLS, GRAMINE, SIDECAR, Cell
+from tightseal_sim.drill_expected_providers import AT_PEER
 from tightseal_sim.drill_hardware import HARDWARE_EVENTS
 from tightseal_sim.drill_outcome import Outcome, Verdict, all_alike, found
 from tightseal_sim.drill_site import Setup, Shape, Site, Way
@@ -131,6 +144,28 @@ def test_going_back_that_is_not_noticed_is_found(
     assert outcome(event, GRAMINE) == "refused: nothing was noticed"
 
 
+def test_an_opt_in_that_is_not_asked_again_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(GramineSlot, "_refuse", lambda *_: None)
+    event = "opt-in for the signer withdrawn"
+    assert outcome(event, Setup(Shape.SERVICE, Tee.SGX, (Way.GRAMINE_SIGNER,))) == KEPT
+
+
+def test_a_pin_that_is_not_compared_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tightseal.guest.challenge.check_claims", lambda *_, **__: 0)
+    monkeypatch.setattr("tightseal.guest.challenge.check_identity", lambda *_, **__: 0)
+    assert outcome("other provider rebuilt, pin as before", AT_PEER) == KEPT
+
+
+def test_a_provider_that_nobody_asks_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = SlotMaterial(Secret(b"k" * 32), 1, 1)
+    monkeypatch.setattr(
+        PinnedProvider, "ask", lambda *_, **__: replace(kept, secret=Secret(b"k" * 32))
+    )
+    assert outcome("other provider down", AT_PEER) == KEPT
+
+
 def test_an_event_that_fails_elsewhere_is_a_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -181,7 +216,10 @@ def test_every_event_is_listed_once() -> None:
     kinds = (
         CRASH_EVENTS,
         HARDWARE_EVENTS,
+        drill_providers.PROVIDER_EVENTS,
         drill_files.FILE_EVENTS,
+        drill_anchor.ANCHOR_EVENTS,
+        drill_handoff.HANDOFF_EVENTS,
         drill_strangers.STRANGER_EVENTS,
     )
     assert sum(len(kind) for kind in kinds) == len(drills.EVENTS)
@@ -263,3 +301,38 @@ def test_the_command_exists_only_beside_the_simulated_world(
     monkeypatch.setattr("tightseal.cli.find_spec", absent)
     assert "drill" not in build_app()
     assert "key" in build_app()
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "event"),
+    [
+        ("recovery.desk", "judge_provider", "image that the policy does not name"),
+        ("release.handoffs", "_require_usable", "second machine joins by a used"),
+        ("keys.chain", "_check_branch", "provider of one tenant asks"),
+        ("release.revoke", "remove_slot", "revoked provider is given"),
+    ],
+)
+def test_a_handoff_that_leaves_a_check_out_is_found(
+    monkeypatch: pytest.MonkeyPatch, where: str, what: str, event: str
+) -> None:
+    def absent(first: object = None, *_: object, **__: object) -> object:
+        return first
+
+    monkeypatch.setattr(f"tightseal.{where}.{what}", absent)
+    [name] = [known for known in drill_handoff.HANDOFF_EVENTS if event in known]
+    assert outcome(name, BOTH).startswith("leaked")
+
+
+def test_providers_that_go_on_apart_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def believe(*_: object, **__: object) -> bool:
+        return True
+
+    monkeypatch.setattr(StoreShare, "publish", believe)
+    event = "two providers over one store rotate at once"
+    assert outcome(event, BOTH) == "lost: two histories"
+
+
+def test_a_joiner_that_keeps_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tightseal_sim.drill_handoff._Drill.joined", lambda *_: None)
+    event = "machine lost, another provider had joined"
+    assert outcome(event, BOTH) == "lost: keyring_missing"
