@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: INP001
-"""Lint an expanded Gramine manifest of the sidecar: what must hold for its keys.
+"""Lint an expanded Gramine manifest of a provider: what must hold for its keys.
 
     gramine-manifest ... tightseal.manifest.template tightseal.manifest
     python3 check.py tightseal.manifest
+
+    gramine-manifest ... service.manifest.template service.manifest
+    python3 check.py service.manifest service
 
 Standard library only. Exit status 0: nothing found; 1: findings, one a line; 2: the
 file cannot be read.
@@ -12,6 +15,7 @@ file cannot be read.
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +28,9 @@ ARGV: Final = [
     *["--host-config", f"{HOST_FOLDER}/{HOST_FILE}"],
 ]
 CACHE: Final = "/var/cache/tightseal"
-UNTRUSTED: Final = frozenset({CACHE, HOST_FOLDER})
+STATE: Final = "/var/lib/tightseal"
+KEYRING: Final = "/var/lib/tightseal-keyring"
+SHIM: Final = "/usr/local/lib/libtightseal-egetkey.so"
 ENVIRONMENT: Final = frozenset(
     {"LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONUNBUFFERED", "HOME"}
 )
@@ -52,15 +58,36 @@ FORBIDDEN: Final = {
 }
 
 
-def problems(manifest: dict[str, Any]) -> list[str]:
-    """What is wrong with a manifest; empty where nothing is."""
+@dataclass(frozen=True)
+class Shape:
+    """What a shape of the provider needs of its manifest.
+
+    Attributes:
+        untrusted: folders of files that protect themselves, or count for nothing.
+        trusted: files that must be there by hash, besides the settings.
+    """
+
+    untrusted: tuple[str, ...]
+    trusted: tuple[str, ...] = ()
+
+
+SHAPES: Final = {
+    "sidecar": Shape(untrusted=(CACHE, HOST_FOLDER)),
+    "service": Shape(untrusted=(CACHE, HOST_FOLDER, KEYRING), trusted=(SHIM,)),
+}
+
+
+def problems(manifest: dict[str, Any], shape: str = "sidecar") -> list[str]:
+    """What is wrong with the manifest of a shape; empty where nothing is."""
+    wanted = SHAPES[shape]
     return [
         *_unexpected_values(manifest),
         *_forbidden_keys(manifest),
         *_environment(manifest),
         *_numbers(manifest),
-        *_mounts(manifest),
-        *_files(manifest),
+        *_mounts(manifest, wanted),
+        *_needed(manifest, wanted),
+        *_files(manifest, wanted),
     ]
 
 
@@ -97,7 +124,7 @@ def _numbers(manifest: dict[str, Any]) -> Iterator[str]:
             yield f"{key}: got {value!r}, expected 0 to 65535"
 
 
-def _mounts(manifest: dict[str, Any]) -> Iterator[str]:
+def _mounts(manifest: dict[str, Any], shape: Shape) -> Iterator[str]:
     mounts = _at(manifest, "fs.mounts")
     trusted = _at(manifest, "sgx.trusted_files") or []
     if not isinstance(mounts, list):
@@ -109,23 +136,46 @@ def _mounts(manifest: dict[str, Any]) -> Iterator[str]:
             key = mount.get("key_name")
             yield f"{path}: encrypted under {key!r}, expected '_sgx_mrsigner'"
         elif (
-            kind == "chroot" and path not in UNTRUSTED and not _covered(mount, trusted)
+            kind == "chroot"
+            and path not in shape.untrusted
+            and not _covered(mount, trusted)
         ):
             yield f"{path}: neither trusted nor encrypted"
         elif kind not in ("chroot", "encrypted", "tmpfs"):
             yield f"{path}: type {kind!r}"
 
 
-def _files(manifest: dict[str, Any]) -> Iterator[str]:
+def _needed(manifest: dict[str, Any], shape: Shape) -> Iterator[str]:
+    """Each folder of a provider's own is there once, as the kind that fits it."""
+    mounts = _at(manifest, "fs.mounts") or []
+    expected = {STATE: "encrypted", **dict.fromkeys(shape.untrusted, "chroot")}
+    for path, kind in expected.items():
+        got = [m.get("type", "chroot") for m in mounts if m.get("path") == path]
+        if got != [kind]:
+            yield f"{path}: mounted as {got}, expected {[kind]}"
+    places = [
+        str(m.get("uri")).rstrip("/") for m in mounts if m.get("path") in expected
+    ]
+    for one in places:
+        if any(f"{other}/".startswith(f"{one}/") for other in places if other != one):
+            yield f"{one}: holds another folder of the provider"
+    if len(set(places)) != len(places):
+        yield f"fs.mounts: folders of the provider are one: {places}"
+
+
+def _files(manifest: dict[str, Any], shape: Shape) -> Iterator[str]:
     trusted = _at(manifest, "sgx.trusted_files") or []
     allowed = _at(manifest, "sgx.allowed_files") or []
     mounts = {m.get("path"): m.get("uri") for m in _at(manifest, "fs.mounts") or []}
     settings = f"{mounts.get('/etc/tightseal')}/tightseal.toml"
     if settings not in trusted:
         yield f"sgx.trusted_files: {settings} is missing: the settings are not measured"
+    for path in shape.trusted:
+        if mounts.get(path) is None or mounts[path] not in trusted:
+            yield f"sgx.trusted_files: {path} is missing, or is not mounted"
     expected = [
-        f"{mounts.get(CACHE)}/",
-        f"{mounts.get(HOST_FOLDER)}/{HOST_FILE}",
+        f"{mounts.get(path)}/{HOST_FILE if path == HOST_FOLDER else ''}"
+        for path in shape.untrusted
     ]
     if allowed != expected:
         yield f"sgx.allowed_files: got {allowed!r}, expected {expected!r}"
@@ -164,12 +214,15 @@ def _keys(value: Any, path: str = "") -> Iterator[str]:
 def main(arguments: list[str]) -> int:
     """Lint one file; see the module."""
     try:
-        (path,) = arguments
+        path, shape = [*arguments, "sidecar"] if len(arguments) == 1 else arguments
+        if shape not in SHAPES:
+            message = f"{shape}: expected {' or '.join(SHAPES)}"
+            raise ValueError(message)
         manifest = tomllib.loads(Path(path).read_text("utf-8"))
     except (OSError, ValueError) as e:
-        sys.stderr.write(f"check.py MANIFEST: {e}\n")
+        sys.stderr.write(f"check.py MANIFEST [SHAPE]: {e}\n")
         return 2
-    found = problems(manifest)
+    found = problems(manifest, shape)
     sys.stdout.writelines(f"{line}\n" for line in found)
     return 1 if found else 0
 
