@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a keyring costs, by how many generations it has.
+"""What a keyring costs by its generations, and a release by how many keys are wrapped.
 
-    python benchmarks/keyring.py [--json]
+    python benchmarks/keyring.py [--json] [--records N]
 
 A keyring opens through a slot that costs nothing of its own, with every check: form,
 MAC, terms, and each root in its place. Saving is with its syncs, in a temporary folder.
+
+Wrapped keys lie in a PostgreSQL that the script starts. Two providers, one with few
+keys and one with ``N``, release in turns, in this process; the ratio is of the best
+mean of several rounds. Challenges and evidence are made before, untimed.
 """
 
 import argparse
@@ -16,7 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
+from own_postgres import postgres
 from rows import Row, at_most, best_seconds, figure, note, show
+from wrapped_keys import FEW, best_open, best_release, fill, pair
 
 from tightseal.keys.keyring import (
     Keyring,
@@ -32,12 +38,19 @@ from tightseal.keys.keyring.generation import GenerationState, seal_root
 from tightseal.model.canonical import Value
 from tightseal.model.secret import Secret
 from tightseal.model.slots import SlotClass
+from tightseal.service.logs import configure_logs
+from tightseal.service.settings import LogLevel, LogSettings
 
 NOW = 1_800_000_000
 TERMS = Terms(trust_domain="intel", policy_root=None, policy_version=0)
-FEW = 2
+SMALL = 2
 OPENED = 1_000
 MOST = 10_000
+RECORDS = 1_000_000
+RELEASE_LIMIT = 1.2
+ROUNDS = 5
+RELEASES = 200
+"""Releases of each provider in a round."""
 
 
 class PlainSlot:
@@ -106,11 +119,11 @@ def saving_seconds(keyring: Keyring) -> float:
 def generations() -> list[Row]:
     """Figures by the number of generations."""
     rows = []
-    for count in (FEW, OPENED, MOST):
+    for count in (SMALL, OPENED, MOST):
         note(f"{count} generations")
         data = filled(count).seal()
         keyring = opening(data)
-        repeat = 200 if count == FEW else 1
+        repeat = 200 if count == SMALL else 1
         seconds = best_seconds(lambda data=data: opening(data), repeat=repeat)
         name = f"open, {count} generations"
         if count == OPENED:
@@ -126,12 +139,42 @@ def generations() -> list[Row]:
     return rows
 
 
+def wrapped(records: int) -> list[Row]:
+    """Figures by the number of wrapped keys."""
+    # Theirs would go to the place of the figures.
+    configure_logs(LogSettings(level=LogLevel.ERROR), simulated=True)
+    with postgres() as server, pair(server) as (empty, filled_one):
+        for bench in (empty, filled_one):
+            bench.create(FEW)
+        seconds = fill(filled_one, records)
+        both = best_release((empty, filled_one), rounds=ROUNDS, each=RELEASES)
+        opens = [
+            best_open(bench, rounds=ROUNDS, each=RELEASES)
+            for bench in (empty, filled_one)
+        ]
+    (empty_mean, empty_median), (mean, median) = both
+    much = f"{records} wrapped keys"
+    return [
+        figure(f"release, {FEW} wrapped keys", empty_mean * 1e3, "ms"),
+        figure(f"release, {much}", mean * 1e3, "ms"),
+        at_most(f"release, {much} / {FEW}", mean / empty_mean, "x", RELEASE_LIMIT),
+        figure(f"release, {much} / {FEW}, medians", median / empty_median, "x"),
+        figure(f"reading a record, {FEW} wrapped keys", opens[0] * 1e3, "ms"),
+        figure(f"reading a record, {much}", opens[1] * 1e3, "ms"),
+        figure(f"writing {much}", records / seconds, "1/s"),
+    ]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--records", type=int, default=RECORDS)
     given = parser.parse_args(argv)
-    return show("keyring", generations(), as_json=given.json)
+    if given.records < FEW:
+        parser.error(f"--records: at least {FEW}")
+    rows = [*generations(), *wrapped(given.records)]
+    return show("keyring", rows, as_json=given.json)
 
 
 if __name__ == "__main__":
