@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import differential
+import fuzz_judging
 import pytest
-from differential import Finding, Judge, Result, Stock, trial
+from fuzz_judging import Judge
+from fuzz_trials import VECTORS, Finding, Result, Stock, trial
 
 from tightseal.errors import Code, EvidenceError
 from tightseal.evidence.differences import DIFFERENCES
@@ -65,11 +67,11 @@ def test_they_differ_by_the_rules_alone_for_long(seed: int, tmp_path: Path) -> N
 
 @pytest.fixture(scope="module")
 def stock() -> Stock:
-    return Stock.open(differential.VECTORS)
+    return Stock.open(VECTORS)
 
 
 def test_the_same_seed_makes_the_same_inputs(stock: Stock) -> None:
-    again = Stock.open(differential.VECTORS)
+    again = Stock.open(VECTORS)
     for number in range(300):
         first, second = trial(stock, SEED, number), trial(again, SEED, number)
         assert first == second
@@ -78,7 +80,7 @@ def test_the_same_seed_makes_the_same_inputs(stock: Stock) -> None:
 
 def findings(stock: Stock, monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
     judge = Judge(Result())
-    monkeypatch.setattr(differential, "ENTRANCE_EVERY", 1 << 60)
+    monkeypatch.setattr(fuzz_judging, "ENTRANCE_EVERY", 1 << 60)
     for number in range(400):
         judge.judge(trial(stock, SEED, number))
     return judge.result.findings
@@ -91,8 +93,8 @@ def test_a_verifier_that_is_too_lax_is_noticed(
     good = replace(good, evidence=stock.parts[0].evidence(), exceptions=frozenset())
     good = replace(good, collateral=stock.parts[0].whole_collateral())
     good = replace(good, now=stock.parts[0].now, root=stock.parts[0].root)
-    claims = differential._native(good, None)
-    monkeypatch.setattr(differential, "_native", lambda *_: claims)
+    claims = fuzz_judging._native(good, None)
+    monkeypatch.setattr(fuzz_judging, "_native", lambda *_: claims)
     kinds = {finding.kind for finding in findings(stock, monkeypatch)}
     assert {"dcap_qvl_refuses", "claims_differ"} <= kinds
 
@@ -102,7 +104,7 @@ def test_a_verifier_that_is_too_strict_is_noticed(
 ) -> None:
     error = EvidenceError(Code.QUOTE_SIGNATURE_INVALID, "always")
     error.checks = (CHECKS[0].record(Outcome.FAILED),)
-    monkeypatch.setattr(differential, "_native", lambda *_: error)
+    monkeypatch.setattr(fuzz_judging, "_native", lambda *_: error)
     kinds = {finding.kind for finding in findings(stock, monkeypatch)}
     assert kinds == {"native_refuses"}
 
@@ -111,7 +113,7 @@ def test_a_leak_is_noticed(stock: Stock, monkeypatch: pytest.MonkeyPatch) -> Non
     def leaks(*_: object) -> None:
         raise KeyError("leaked")
 
-    monkeypatch.setattr(differential, "_native", leaks)
+    monkeypatch.setattr(fuzz_judging, "_native", leaks)
     found = findings(stock, monkeypatch)
     assert {finding.kind for finding in found} == {"leak"}
     assert "leaked" in found[0].detail
@@ -121,7 +123,7 @@ def test_a_second_verifier_that_never_accepts_is_noticed(
     stock: Stock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusal = QvlRefusal("no")
-    monkeypatch.setattr(differential, "judge", lambda *_, **__: refusal)
+    monkeypatch.setattr(fuzz_judging, "judge", lambda *_, **__: refusal)
     kinds = {finding.kind for finding in findings(stock, monkeypatch)}
     assert kinds == {"dcap_qvl_refuses"}
 

@@ -9,9 +9,12 @@ from typing import Any, cast
 
 from tightseal.errors import TightsealError
 from tightseal.model.settings import ReleaseSettings
+from tightseal.release.leases import Leases
+from tightseal.service.admission import Admission
 from tightseal.service.connections import ByteBudget, ConnectionTable, Phase
 from tightseal.service.framed import FramedProtocol, decode_request
 from tightseal.service.front import Front
+from tightseal.service.listen_settings import HostLimits
 from tightseal.service.metrics import Metrics
 from tightseal.service.settings import Settings
 
@@ -24,8 +27,8 @@ SETTINGS = Settings()
 class Pool:
     """Runs what it is given at once."""
 
-    def submit(self, call: Callable[[], bytes]) -> asyncio.Future[bytes]:
-        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    def submit(self, call: Callable[[], Any], **_: object) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         try:
             future.set_result(call())
         except TightsealError as error:
@@ -36,6 +39,7 @@ class Pool:
 class Answer:
     encrypted_key = bytes(80)
     provider_quote = bytes(16)
+    tenant = "fuzzed"
 
 
 class Provider:
@@ -79,6 +83,8 @@ class FakeFront:
 
     def __init__(self) -> None:
         self.budget = ByteBudget(1 << 20)
+        self.admission = Admission(HostLimits(failures_per_second=0))
+        self.leases = Leases(None)
 
     def clock(self) -> int:
         return 1

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stored parameters of slots, and what a TPM answers."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -11,6 +12,7 @@ from tightseal.platform.selfview import OwnSnpReport, OwnView
 from tightseal.platform.sev_guest import DerivedKey
 from tightseal.platform.slots.gramine import GramineSlot
 from tightseal.platform.slots.passphrase import PassphraseSlot
+from tightseal.platform.slots.provider import ProviderSlot, SlotMaterial
 from tightseal.platform.slots.sgx import SgxSlot
 from tightseal.platform.slots.snp import SnpSlot
 from tightseal.platform.slots.tpm2 import Tpm2Slot
@@ -35,6 +37,19 @@ class Firmware:
         return Secret(key.request())
 
 
+class Other:
+    """A provider whose keys are functions of label and generation."""
+
+    keyring_id = bytes(32)
+    policy_root = None
+    measurement = b"m" * 32
+
+    def ask(self, label: str, *, generation: int | None) -> SlotMaterial:
+        number = 1 if generation is None else generation
+        key = hashlib.sha256(f"{label} {number}".encode()).digest()
+        return SlotMaterial(Secret(key), number, 2)
+
+
 SLOTS = (
     GramineSlot(ENCLAVE, allow_signer=True),
     SgxSlot(ENCLAVE, allow_signer=True),
@@ -42,6 +57,7 @@ SLOTS = (
     Tpm2Slot(TPM.open, pcrs={7}),
     # Only read: each try at opening costs 64 MiB.
     PassphraseSlot(lambda: Secret(b"correct horse battery")),
+    ProviderSlot(Other()),
 )
 STORED = [slot.create(**IDS) for slot in SLOTS]
 

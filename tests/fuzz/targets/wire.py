@@ -4,8 +4,15 @@
 from fuzz_scenes import cast
 
 from tightseal.model import wire
-from tightseal.model.exchange import ChallengeBody, Kem, KeyFacts, PolicyInForce
+from tightseal.model.exchange import (
+    ChallengeBody,
+    Kem,
+    KeyFacts,
+    LogPromise,
+    PolicyInForce,
+)
 from tightseal.model.keypath import KeyPart, KeyRequest, KeyType
+from tightseal.model.keyuse import KeyUse, Operation
 from tightseal.model.provider import AttestedKeyBinding, ProviderIdentity
 from tightseal.model.public_key import PublicKeyBody, PublicKeyQuestion
 from tightseal.model.state import AnchorClass
@@ -63,10 +70,16 @@ def seeds() -> list[bytes]:
         binding_key_hash=b"h" * 32,
         kem=Kem.X25519,
         recipient_key=b"r" * 32,
-        keys=(KeyRequest("disk"), KeyRequest("signing", "a", 64)),
+        keys=(
+            KeyRequest("disk"),
+            KeyRequest("signing", "a", 64),
+            KeyRequest("signing", use=KeyUse(Operation.UNWRAP, b"e" * 80, b"c")),
+            KeyRequest("disk", "b", create=True, imported=b"i" * 64),
+        ),
         event_log=b"[]",
         evidence=b"evidence",
         proof=wire.Proof.QUOTE,
+        imports=(None, None, None, b"sealed"),
     )
     response = wire.ParsedKeysResponse(
         envelopes=(b"e" * 80,),
@@ -81,6 +94,8 @@ def seeds() -> list[bytes]:
         policy=PolicyInForce(7, b"d" * 32),
         anchor=AnchorClass.NONE,
         quote=b"quote",
+        logged=LogPromise("log+0a0b0c0d+AQ==", b"l" * 32),
+        log_proof=b"c2sp.org/tlog-proof@v1",
     )
     nonce = b'{"version":1,"client_nonce":"' + b"A" * 43 + b'","collateral":true}'
     problem = b'{"type":"t","title":"t","status":400,"code":"c","instance":null}'
