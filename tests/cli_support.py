@@ -5,10 +5,13 @@ import io
 import json
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
+
+import structlog
 
 from tightseal.cli import main
 
@@ -26,6 +29,19 @@ class Said:
         return loaded
 
 
+@contextmanager
+def _logs_as_at_start() -> Iterator[None]:
+    """A command finds the log as its own process would; what it sets goes with it."""
+    configured, before = structlog.is_configured(), structlog.get_config()
+    structlog.reset_defaults()
+    try:
+        yield
+    finally:
+        structlog.reset_defaults()
+        if configured:
+            structlog.configure(**before)
+
+
 def run(*arguments: object, stdin: bytes = b"") -> Said:
     out, err = io.StringIO(), io.StringIO()
     source = io.TextIOWrapper(io.BytesIO(stdin))
@@ -33,6 +49,7 @@ def run(*arguments: object, stdin: bytes = b"") -> Said:
         redirect_stdout(out),
         redirect_stderr(err),
         mock.patch.object(sys, "stdin", source),
+        _logs_as_at_start(),
     ):
         status = main([str(argument) for argument in arguments])
     return Said(status, out.getvalue(), err.getvalue())

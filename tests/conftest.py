@@ -2,22 +2,13 @@
 """Fixtures that every test may use."""
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
-import structlog
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(autouse=True)
-def _logs_off_stdout() -> None:
-    """Providers log from threads, also while the output of a command is read."""
-    if not structlog.is_configured():
-        structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
 
 
 def cannot_run(why: str) -> NoReturn:

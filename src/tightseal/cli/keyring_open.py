@@ -17,6 +17,7 @@ from typing import Annotated, Final, Literal, ParamSpec
 from cyclopts import Parameter
 
 from tightseal.cli import ui
+from tightseal.cli.options import log_to_stderr
 from tightseal.cli.passphrase import new_passphrase
 from tightseal.cli.verify import UsageError
 from tightseal.errors import Code, KeyReleaseError, SettingsError, TightsealError
@@ -250,6 +251,7 @@ def settings_of(where: Where) -> Settings:
     Raises:
         SettingsError: ``settings_invalid``.
     """
+    log_to_stderr()
     settings = SettingsFiles(where.config).load(os.environ).settings
     if settings.release.root is not RootKind.KEYRING:
         detail = (
