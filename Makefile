@@ -44,6 +44,7 @@ bench: $(VENV)/dev ## every figure that the documentation gives
 	$(BIN)/python benchmarks/state.py
 	$(BIN)/python benchmarks/keyring.py
 	$(BIN)/python benchmarks/release.py
+	$(BIN)/python benchmarks/load.py
 
 docs: $(VENV)/dev ## rewrite the generated parts of the documentation
 	$(BIN)/python -m tightseal.cli.reference --write

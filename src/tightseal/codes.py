@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum, StrEnum
 
-__all__ = ["Code", "Fault"]
+__all__ = ["Code", "CodeInfo", "Fault"]
 
 
 class Fault(Enum):
@@ -16,6 +17,23 @@ class Fault(Enum):
     POLICY = "policy"
     KEY = "key"
     SERVICE = "service"
+
+
+@dataclass(frozen=True, slots=True)
+class CodeInfo:
+    """What a code means.
+
+    Attributes:
+        fault: who has to act.
+        status: HTTP status of the problem document.
+        public: the only sentence an untrusted caller gets.
+        remedy: what the operator should do next; empty where ``detail`` says it.
+    """
+
+    fault: Fault
+    status: int
+    public: str
+    remedy: str = ""
 
 
 class Code(StrEnum):
