@@ -82,7 +82,6 @@ def parts() -> list[Any]:
         "slot_classes": ["council", "gramine"],
         "counter": 9,
         "changed_at": 1000,
-        "branch": None,
     }
     generations = [
         generation(1, "retired", 10, 20, 300, None),
@@ -151,6 +150,7 @@ DEFECTS: dict[str, Edit] = {
     "slot classes out of order": header(slot_classes=["gramine", "council"]),
     "slot class twice": header(slot_classes=["gramine", "gramine"]),
     "slot class that is no text": header(slot_classes=[["gramine"]]),
+    "branch that is null": header(branch=None),
     "branch that is no map": header(branch=["acme", ID]),
     "branch without a parent": header(branch={"tenant": "acme"}),
     "branch of another id": header(branch={"tenant": "acme", "parent": ID}),

@@ -23,8 +23,10 @@ __all__ = [
     "BUSY_SECONDS",
     "QUICK_CHECK_MAX_BYTES",
     "FileMode",
+    "add_log",
     "check_file",
     "fill_file",
+    "is_before_the_log",
     "is_busy",
     "wrapped",
 ]
@@ -36,11 +38,12 @@ QUICK_CHECK_MAX_BYTES: Final = 64 << 20
 """Largest file that is checked page by page on opening, in bytes."""
 
 _APPLICATION_ID: Final = 0x54534A4C
+_BEFORE_THE_LOG: Final = 1
 _VERSION: Final = 2
 _FILL_ATTEMPTS: Final = 100
 _FILL_PAUSE: Final = 0.05
 
-_TABLES: Final = (
+_ENTRY_TABLES: Final = (
     """CREATE TABLE journal (
   seq INTEGER PRIMARY KEY,
   entry_id BLOB NOT NULL UNIQUE,
@@ -62,6 +65,10 @@ _TABLES: Final = (
   through INTEGER NOT NULL
 ) STRICT""",
     "INSERT INTO purged (only, through) VALUES (0, -1)",
+)
+"""All of version 1: entries and redeemed nonces, without a log over them."""
+
+_LOG_TABLES: Final = (
     """CREATE TABLE log (
   only INTEGER PRIMARY KEY CHECK (only = 0),
   log_id BLOB NOT NULL,
@@ -75,6 +82,12 @@ _TABLES: Final = (
   hash BLOB NOT NULL
 ) STRICT""",
 )
+
+_TABLES: Final[dict[int, tuple[str, ...]]] = {
+    _BEFORE_THE_LOG: _ENTRY_TABLES,
+    _VERSION: _ENTRY_TABLES + _LOG_TABLES,
+}
+"""The tables of each version."""
 
 
 class FileMode(StrEnum):
@@ -148,6 +161,32 @@ def check_file(path: Path) -> None:
         raise wrapped(e, f"opening {path}") from e
 
 
+def is_before_the_log(connection: sqlite3.Connection) -> bool:
+    """Whether the file is a journal that has no log yet; nothing else is checked.
+
+    Raises:
+        sqlite3.Error: the file cannot be read or is no database.
+    """
+    return (
+        pragma(connection, "application_id") == _APPLICATION_ID
+        and pragma(connection, "user_version") == _BEFORE_THE_LOG
+    )
+
+
+def add_log(connection: sqlite3.Connection, path: Path) -> None:
+    """Give a journal of before the log an empty one, inside the open transaction.
+
+    Raises:
+        ServiceError: ``journal_failed``, where the file is not as that version made
+            it, or has damaged pages.
+        sqlite3.Error: the file cannot be written.
+    """
+    _check(connection, path, version=_BEFORE_THE_LOG)
+    for statement in _LOG_TABLES:
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {_VERSION}")
+
+
 def _fill(connection: sqlite3.Connection, mode: FileMode) -> None:
     if not _empty(connection):
         return
@@ -156,7 +195,7 @@ def _fill(connection: sqlite3.Connection, mode: FileMode) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         if _empty(connection):
-            for statement in _TABLES:
+            for statement in _TABLES[_VERSION]:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {_VERSION}")
@@ -171,18 +210,29 @@ def _empty(connection: sqlite3.Connection) -> bool:
     return not _schema(connection) and pragma(connection, "application_id") == 0
 
 
-def _check(connection: sqlite3.Connection, path: Path) -> None:
+def _check(
+    connection: sqlite3.Connection, path: Path, *, version: int = _VERSION
+) -> None:
     if pragma(connection, "application_id") != _APPLICATION_ID:
         _refuse(f"{path} is not a journal")
-    version = pragma(connection, "user_version")
-    if version != _VERSION:
-        _refuse(f"{path} is of version {version}, expected {_VERSION}")
-    if _schema(connection) != _expected_schema():
+    found = pragma(connection, "user_version")
+    if found != version:
+        _refuse(_other_version(path, found))
+    if _schema(connection) != _expected_schema(version):
         _refuse(f"{path} has a schema that no version of this program creates")
     if path.stat().st_size <= QUICK_CHECK_MAX_BYTES:
-        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if found != "ok":
-            _refuse(f"{path} is damaged: {found}")
+        damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if damage != "ok":
+            _refuse(f"{path} is damaged: {damage}")
+
+
+def _other_version(path: Path, found: object) -> str:
+    said = f"{path} is of version {found}, expected {_VERSION}"
+    if found == _BEFORE_THE_LOG:
+        return f"{said}: it has no log yet; the provider takes it over when it starts"
+    if isinstance(found, int) and found > _VERSION:
+        return f"{said}: a later version of the provider made it"
+    return said
 
 
 def _schema(connection: sqlite3.Connection) -> frozenset[tuple[str | None, ...]]:
@@ -190,10 +240,10 @@ def _schema(connection: sqlite3.Connection) -> frozenset[tuple[str | None, ...]]
     return frozenset(tuple(row) for row in rows)
 
 
-def _expected_schema() -> frozenset[tuple[str | None, ...]]:
+def _expected_schema(version: int) -> frozenset[tuple[str | None, ...]]:
     connection = sqlite3.connect(":memory:")
     try:
-        for statement in _TABLES:
+        for statement in _TABLES[version]:
             connection.execute(statement)
         return _schema(connection)
     finally:

@@ -149,6 +149,7 @@ def _prepare(settings: Settings, platform: RootPlatform) -> None:
         guard_key=_guard_key(own),
         store_key=_store_key(own, policy_root) if policy_root else None,
         log_key=log_key(own.secret),
+        now=_host_clock(),
     )
     if fresh and own.keeper is not None:
         key = log_key(own.secret)

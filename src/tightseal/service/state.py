@@ -11,6 +11,7 @@ folder that was used without one.
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -19,10 +20,11 @@ import structlog
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from tightseal.audit.journal import FileMode, SqliteJournal
+from tightseal.audit.journal import ENTRY_ID_BYTES, FileMode, SqliteJournal
 from tightseal.audit.log import LogKey, log_signer
 from tightseal.audit.logfile import check_journal
 from tightseal.audit.schema import BUSY_SECONDS
+from tightseal.audit.upgrade import take_over_journal
 from tightseal.collateral.guardfile import FileGuard
 from tightseal.durable import connect
 from tightseal.errors import Code, ServiceError
@@ -112,16 +114,19 @@ def prepare_state(
     guard_key: Secret,
     store_key: Secret | None,
     log_key: LogKey,
+    now: int,
 ) -> None:
     """Make the state of a provider that has none; before any worker starts.
 
-    The log of one that has state is checked as far as a start may take.
+    The log of one that has state is checked as far as a start may take. A journal of
+    before the log is given one.
 
     Args:
         host: where it lies.
         guard_key: of the guard against older collateral.
         store_key: of the state store; ``None`` where no policy root needs one.
         log_key: derives the log's key.
+        now: Unix seconds, of the entry that ends a journal of before the log.
 
     Raises:
         ServiceError: ``journal_failed``, where one part is there and the other is not,
@@ -142,6 +147,10 @@ def prepare_state(
         _prepare_store(host, store_key, fresh=not any(there))
     if not any(there):
         _make_files(host, guard_key=guard_key)
+    entry_id = secrets.token_bytes(ENTRY_ID_BYTES)
+    taken = take_over_journal(journal, log_key, entry_id=entry_id, now=now)
+    if taken is not None:
+        log.warning("journal_taken_over", entries=taken.entries, root=taken.root.hex())
     head = check_journal(journal, log_key)
     key = log_signer(head.log_id, log_key).key
     log.info("log_checked", entries=head.frontier.size, log_verifier=str(key))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,7 +40,6 @@ _NAMES: Final = frozenset(
         "slot_classes",
         "counter",
         "changed_at",
-        "branch",
     }
 )
 _BRANCH_NAMES: Final = frozenset({"tenant", "parent"})
@@ -126,8 +126,11 @@ class Header:
         return is_simulated(self.trust_domain)
 
     def as_value(self) -> Value:
-        """As it stands in the file."""
-        return {
+        """As it stands in the file; a whole keyring has no ``branch`` at all.
+
+        So its bytes, and the MAC over them, are those of before there were branches.
+        """
+        value: dict[str, Value] = {
             "keyring_id": self.keyring_id,
             "trust_domain": self.trust_domain,
             "policy_root": self.policy_root,
@@ -135,8 +138,10 @@ class Header:
             "slot_classes": sorted(name.value for name in self.slot_classes),
             "counter": self.counter,
             "changed_at": self.changed_at,
-            "branch": None if self.branch is None else self.branch.as_value(),
         }
+        if self.branch is not None:
+            value["branch"] = self.branch.as_value()
+        return value
 
     @classmethod
     def from_value(cls, value: Value) -> Header:
@@ -145,21 +150,21 @@ class Header:
         Raises:
             KeyReleaseError: ``keyring_malformed``.
         """
-        found = dict(fields.members(value, _NAMES, "header"))
+        of_branch = isinstance(value, Mapping) and "branch" in value
+        names = _NAMES | {"branch"} if of_branch else _NAMES
+        found = dict(fields.members(value, names, "header"))
         listed = fields.elements(
             found.pop("slot_classes"), len(SlotClass), "slot classes"
         )
         classes = [class_of(name, "slot classes") for name in listed]
         if [*listed] != sorted({name.value for name in classes}):
             raise malformed("slot classes: not sorted, or one twice")
-        branch = _branch(found.pop("branch"))
+        branch = _branch(found.pop("branch")) if of_branch else None
         # Construction judges the type of every field.
         return cls(slot_classes=frozenset(classes), branch=branch, **found)  # type: ignore[arg-type]
 
 
-def _branch(value: Value) -> Branch | None:
-    if value is None:
-        return None
+def _branch(value: Value) -> Branch:
     found = fields.members(value, _BRANCH_NAMES, "branch")
     return Branch(**found)  # type: ignore[arg-type]
 
