@@ -45,6 +45,7 @@ def test_every_parser_has_a_target() -> None:
         "framed",
         "handoff",
         "hcl",
+        "http_bytes",
         "keyring",
         "log",
         "pck_extension",

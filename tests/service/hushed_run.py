@@ -96,6 +96,7 @@ class HushedRun:
 
     Attributes:
         scene: where it stands; of this run alone.
+        host: host settings besides its own.
         said: what commands printed, and other output besides the log.
         wire: what clients and provider told each other.
         released: keys that guests got.
@@ -105,6 +106,7 @@ class HushedRun:
 
     scene: Scene
     workers: int = 2
+    host: dict[str, Any] = field(default_factory=dict)
     approvers: Approvers = field(default_factory=Approvers)
     said: list[bytes] = field(default_factory=list)
     wire: Wire = field(default_factory=Wire)
@@ -135,6 +137,7 @@ class HushedRun:
                     "create": True,
                     "passphrase_file": str(self.scene.folder / "passphrase"),
                 },
+                **self.host,
             },
             policy_root=self.approvers.policy_root,
             bundle=self.approvers.bundle(documents),
@@ -210,13 +213,13 @@ class HushedRun:
         """What operators sign, again until the worker has seen the newest keyring."""
 
         def done() -> bool:
-            answer = self.ask("POST", "/v1/actions", self._signed(kind, generation))
+            answer = self.ask("POST", "/v1/actions", self.signed(kind, generation))
             assert answer.status_code in {200, 409}, answer.text
             return answer.status_code == 200
 
         until(done, 15)
 
-    def _signed(self, kind: ActionKind, generation: int | None) -> bytes:
+    def signed(self, kind: ActionKind, generation: int | None = None) -> bytes:
         header, now = self.keyring().header, int(time.time())
         action = Action(
             kind=kind,

@@ -26,6 +26,7 @@ from service_harness import (
 
 from tightseal.errors import CODES, Code, RequestError, ServiceError
 from tightseal.model import wire
+from tightseal.service.connections import Phase
 from tightseal.service.listen_settings import HttpSettings
 from tightseal.service.openapi import openapi_document
 
@@ -394,6 +395,26 @@ def test_client_that_leaves_mid_body_costs_nothing() -> None:
             until(lambda: run.front.budget.held == 4000)
         until(lambda: run.front.budget.held == 0)
         assert run.provider.seen == []
+
+
+@pytest.mark.parametrize("leave", ["closed", "refused"])
+def test_answer_to_an_earlier_request_of_a_broken_pipeline_is_dropped(
+    leave: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider = ScriptedProvider(gate=threading.Event())
+    with running(provider) as run:
+        with connect(run.http_port) as connection:
+            first = http_request("POST", wire.KEYS_PATH, b"1", close=False)
+            connection.sendall(first + http_request("GET", "/healthz", close=False))
+            until(lambda: bool(provider.seen))
+            if leave == "refused":
+                connection.sendall(b"\0\r\n\r\n")
+                assert code_of(receive_all(connection)) == "request_malformed"
+        until(lambda: not run.worker._tables["http"].count(Phase.SERVING))
+        provider.open_gate()
+        until(lambda: run.front.budget.held == 0)
+        assert ask_http(run.http_port, "GET", "/healthz").status == 200
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_client_that_never_reads_is_aborted() -> None:

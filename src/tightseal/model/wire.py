@@ -39,6 +39,7 @@ from tightseal.model.wire_fields import (
     MAX_USES_CHARS,
     SIGNATURE_BYTES,
     BoundedText,
+    ClientNonceText,
     EvidenceText,
     NonceText,
     RecipientText,
@@ -129,7 +130,7 @@ class ChallengeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     version: Literal[1]
-    client_nonce: ShortText
+    client_nonce: ClientNonceText
     collateral: bool = False
     import_key: bool | msgspec.UnsetType = msgspec.UNSET
 
@@ -167,7 +168,7 @@ class ChallengeResponse(msgspec.Struct, frozen=True):
     version: Literal[1]
     nonce: NonceText
     expires_at: Seconds
-    client_nonce: ShortText
+    client_nonce: ClientNonceText
     binding: AttestedKeyBindingJson
     provider_evidence: EvidenceText
     signature: ShortText

@@ -20,6 +20,7 @@ from tightseal.model.wire_fields import (
     MIN_PUBLIC_HALF_BYTES,
     SIGNATURE_BYTES,
     BoundedText,
+    ClientNonceText,
     EvidenceText,
     GenerationNumber,
     LabelText,
@@ -48,7 +49,7 @@ class PublicKeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tenant: PurposeText
     workload: PurposeText
     purpose: PurposeText
-    client_nonce: ShortText
+    client_nonce: ClientNonceText
     label: LabelText = ""
     collateral: bool = False
 
@@ -106,7 +107,7 @@ class PublicKeyResponse(msgspec.Struct, frozen=True):
     workload: PurposeText
     purpose: PurposeText
     label: LabelText
-    client_nonce: ShortText
+    client_nonce: ClientNonceText
     type: KeyType
     generation: GenerationNumber
     public_key: ShortText

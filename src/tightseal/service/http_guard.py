@@ -71,6 +71,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._simulated = guard.simulated
         self._head_bytes = 0
         self._refusal = Code.REQUEST_MALFORMED
+        self._cycles: list[RequestResponseCycle] = []
         self.phase = Phase.WAITING
         self.peer = ""
         self.deadline = loop.time() + guard.limits.head_seconds
@@ -97,8 +98,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Leave the table."""
+        """Leave the table; no answer is written any more."""
         self._table.drop(self)
+        self._silence()
         super().connection_lost(exc)
 
     # -- parser -------------------------------------------------------------------
@@ -123,7 +125,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINED:
             message = "too many requests sent ahead"
             raise ValueError(message)
+        before = self.cycle
         super().on_headers_complete()
+        if self.cycle is not before:
+            self._cycles = [*filter(_unanswered, self._cycles), self.cycle]
         if self.phase is Phase.READING:
             self._enter(Phase.READING, self._limits.body_seconds)
 
@@ -154,10 +159,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     def expire(self) -> None:
         """Refuse what is late; abort who does not take the answer."""
-        cycle: RequestResponseCycle | None = self.cycle
-        midway = (
-            cycle is not None and cycle.response_started and not cycle.response_complete
-        )
+        midway = any(c.response_started for c in filter(_unanswered, self._cycles))
         if self.transport.is_closing() or midway:
             self.transport.abort()
         elif self.phase is Phase.WAITING:
@@ -173,14 +175,20 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def _refuse(self, code: Code) -> None:
-        cycle: RequestResponseCycle | None = self.cycle
-        if cycle is not None:
-            # Whatever the application still sends must not follow our own answer.
-            cycle.disconnected = True
-            cycle.message_event.set()
+        # Whatever the application still sends must not follow our own answer.
+        self._silence()
         self.transport.write(self._problem(code))
         self.transport.close()
         self._enter(Phase.SERVING, self._limits.write_seconds)
+
+    def _silence(self) -> None:
+        """Drop the answers to come: the server itself knows of the last request only.
+
+        The one that is being answered can be an earlier one of a pipeline.
+        """
+        for cycle in filter(_unanswered, self._cycles):
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     def _problem(self, code: Code) -> bytes:
         return raw_problem(code, simulated=self._simulated)
@@ -194,6 +202,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             self._refusal = Code.REQUEST_TOO_LARGE
             message = f"head longer than {self._limits.max_head_bytes} bytes"
             raise ValueError(message)
+
+
+def _unanswered(cycle: RequestResponseCycle) -> bool:
+    return not cycle.response_complete
 
 
 def server_config(app: Any) -> Config:

@@ -12,11 +12,29 @@ from tightseal._version import __version__
 from tightseal.errors import CODES
 from tightseal.model import wire, wire_handoff, wire_operator
 from tightseal.service.health import Readiness
+from tightseal.service.metrics import CONTENT_TYPE
 
 __all__ = ["openapi_document"]
 
 REF_TEMPLATE: Final = "#/components/schemas/{name}"
 _Json: TypeAlias = dict[str, Any]
+
+_JSON: Final = "application/json"
+_ALIVE: Final[_Json] = {
+    "type": "object",
+    "properties": {"alive": {"const": True}},
+    "required": ["alive"],
+}
+_REQUEST_ID: Final[_Json] = {
+    "description": "Names the line in the provider's log.",
+    "required": True,
+    "schema": {"type": "string"},
+}
+_RETRY_AFTER: Final[_Json] = {
+    "description": "Seconds until it is worth another try.",
+    "required": True,
+    "schema": {"type": "string", "pattern": "^[0-9]+$"},
+}
 
 _TYPES: Final = (
     wire.ChallengeRequest,
@@ -94,7 +112,7 @@ def _document() -> _Json:
                     "Submit a signed action, as it stands.",
                     answer="ActionDone",
                 )
-                | _bytes("application/json")
+                | _bytes(_JSON)
             },
             wire_handoff.HANDOFF_PATH: {
                 "post": _operation(
@@ -118,27 +136,39 @@ def _document() -> _Json:
                     "info",
                     "Who the provider says it is; unsigned.",
                     answer="InfoResponse",
+                    logged=False,
                 )
             },
+            "/v1/openapi.json": {
+                "get": _plain("openapi", "This document.", _JSON, {"type": "object"})
+            },
             "/readyz": {"get": _readiness()},
-            "/healthz": {"get": _plain("alive", "Whether the process answers.")},
-            "/metrics": {"get": _plain("metrics", "Metrics in Prometheus' text form.")},
+            "/healthz": {
+                "get": _plain("alive", "Whether the process answers.", _JSON, _ALIVE)
+            },
+            "/metrics": {
+                "get": _plain(
+                    "metrics",
+                    "Metrics in Prometheus' text form, unless they are switched off.",
+                    CONTENT_TYPE,
+                    {"type": "string"},
+                )
+            },
         },
         "components": {"schemas": components},
     }
 
 
-def _operation(name: str, summary: str, *, answer: str, body: str = "") -> _Json:
+def _operation(
+    name: str, summary: str, *, answer: str, body: str = "", logged: bool = True
+) -> _Json:
+    granted = {"description": "Granted.", "content": _json_of(answer)}
+    if logged:
+        granted["headers"] = {"x-request-id": _REQUEST_ID}
     operation: _Json = {
         "operationId": name,
         "summary": summary,
-        "responses": {
-            "200": {"description": "Granted.", "content": _json_of(answer)},
-            "default": {
-                "description": "Refused; the code says why.",
-                "content": _json_of("Problem", wire.PROBLEM_CONTENT_TYPE),
-            },
-        },
+        "responses": {"200": granted, **_refusals()},
     }
     if body:
         operation["requestBody"] = {"required": True, "content": _json_of(body)}
@@ -151,24 +181,44 @@ def _bytes(content_type: str) -> _Json:
 
 
 def _readiness() -> _Json:
-    content = _json_of("Readiness")
+    content, refused = _json_of("Readiness"), _refusal()
     return {
         "operationId": "ready",
         "summary": "Whether the provider can release keys, and what to mend if not.",
         "responses": {
             "200": {"description": "Ready.", "content": content},
-            "503": {"description": "Not ready.", "content": content},
+            # A full table of connections refuses before anything is looked at.
+            "503": {
+                "description": "Not ready.",
+                "content": content | refused["content"],
+            },
+            "default": refused,
         },
     }
 
 
-def _plain(name: str, summary: str) -> _Json:
+def _plain(name: str, summary: str, content_type: str, schema: _Json) -> _Json:
+    content = {content_type: {"schema": schema}}
     return {
         "operationId": name,
         "summary": summary,
-        "responses": {"200": {"description": "As it stands."}},
+        "responses": {
+            "200": {"description": "As it stands.", "content": content},
+            **_refusals(),
+        },
     }
 
 
-def _json_of(name: str, content_type: str = "application/json") -> _Json:
+def _refusals() -> _Json:
+    """What every path can answer; which status a code has is in the table of codes."""
+    later = _refusal() | {"headers": {"retry-after": _RETRY_AFTER}}
+    return {"429": later, "503": later, "default": _refusal()}
+
+
+def _refusal() -> _Json:
+    content = _json_of("Problem", wire.PROBLEM_CONTENT_TYPE)
+    return {"description": "Refused; the code says why.", "content": content}
+
+
+def _json_of(name: str, content_type: str = _JSON) -> _Json:
     return {content_type: {"schema": {"$ref": REF_TEMPLATE.format(name=name)}}}
