@@ -3,10 +3,9 @@
 
 from pathlib import Path
 
+import action_support as support
 import cli_support
 from cli_support import Said
-
-import action_support as support
 from tightseal.model.action import SignedAction
 from tightseal.model.action_file import parse_action
 from tightseal.policy.bundle.keyfile import generate_key, write_key_pair

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from cli_support import Said, run
-
 from tightseal.keys.keyring import Keyring
 from tightseal.model.ports import RootPlatform
 from tightseal.platform.door import open_platform

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_support import run, run_process
 
 import tightseal
+from cli_support import run, run_process
 from tightseal.cli import COMMANDS, build_app
 
 

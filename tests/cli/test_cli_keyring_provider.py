@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
-from cli_support import Said, run
 
+from cli_support import Said, run
 from tightseal.errors import ProviderError
 from tightseal.guest.client import Client
 from tightseal.guest.released import ReleasedKey

@@ -4,8 +4,8 @@
 from pathlib import Path
 
 import pytest
-from cli_support import Said, run, run_process
 
+from cli_support import Said, run, run_process
 from tightseal.policy.compile import load_policy
 
 AT = 1_751_624_191

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_support import run
 from desk_support import ALL, AT, NOW, Desk, document
 
+from cli_support import run
 from tightseal.policy.bundle import keyfile
 from tightseal.policy.bundle.verify import ExpiredMetadata, verify_bundle
 

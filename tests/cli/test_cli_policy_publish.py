@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_support import run, run_process
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from desk_support import AT, NOW, SECRET, Desk, document
 
+from cli_support import run, run_process
 from tightseal.cli import passphrase
 from tightseal.errors import Code, SettingsError
 from tightseal.model.base64url import encode_base64url

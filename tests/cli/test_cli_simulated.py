@@ -4,10 +4,10 @@
 from pathlib import Path
 
 import pytest
-from cli_support import Said, run
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from cli_support import Said, run
 from tightseal.collateral.bundle import intel_to_json
 from tightseal_sim.amd.defects import good_cases
 from tightseal_sim.amd.world import AmdWorld

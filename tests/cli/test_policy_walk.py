@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cli_support import Said, run
 
+from cli_support import Said, run
 from tightseal.guest.pins import pin_to_toml
 from tightseal.policy.bundle.archive import root_path
 from tightseal.policy.bundle.metadata import policy_root_of

@@ -8,7 +8,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
-from keyring_disk import PATH, CrashError, Disk, FakeSystem, Fault, Node
 from keyring_support import (
     NOW,
     POLICY_ROOT,
@@ -21,6 +20,7 @@ from keyring_support import (
     roots,
 )
 
+from keyring_disk import PATH, CrashError, Disk, FakeSystem, Fault, Node
 from tightseal.errors import Code, KeyReleaseError, ServiceError
 from tightseal.keys.keyring import (
     Keyring,

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from keyring_disk import PATH, CrashError, Disk, FakeSystem, Fault
 from keyring_support import NOW, TERMS, FakeSlot, Machine, made, opened, roots
 
+from keyring_disk import PATH, CrashError, Disk, FakeSystem, Fault
 from tightseal.errors import Code, KeyReleaseError, ServiceError, TightsealError
 from tightseal.keys.keyring import (
     Keyring,
