@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -36,6 +37,15 @@ from tightseal_sim.scene import LoopbackServer, Provider, Scene
 
 NOBODY = "http://127.0.0.1:9"
 REQUESTS = "tightseal_requests_total"
+
+
+@pytest.fixture(autouse=True)
+def _logs_off_stdout() -> Iterator[None]:
+    """The busy guests are threads of this process, and fetch collateral."""
+    before = structlog.get_config()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(scope="module")

@@ -27,11 +27,18 @@ def engine_of(place: str) -> Engine:
 
 
 def count(store: SealedStore, times: int) -> None:
-    """Add one to the shared counter so many times, whoever else does the same."""
+    """Add one to the shared counter so many times, whoever else does the same.
+
+    Between the first look and the first write it waits for a line, so that of several
+    that were told at once only one can win.
+    """
     lost = 0
+    held = store.open("counter", "shared", now=NOW)
+    sys.stdout.write("held\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
     for _ in range(times):
         while True:
-            held = store.open("counter", "shared", now=NOW)
             more = str(int(held.value) + 1).encode()
             try:
                 store.replace("counter", "shared", more, expected=held.version, now=NOW)
@@ -39,7 +46,9 @@ def count(store: SealedStore, times: int) -> None:
                 if e.code is not Code.STATE_CONFLICT:
                     raise
                 lost += 1
+                held = store.open("counter", "shared", now=NOW)
             else:
+                held = store.open("counter", "shared", now=NOW)
                 break
     sys.stdout.write(f"{lost}\n")
 

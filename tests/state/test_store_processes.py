@@ -46,6 +46,7 @@ def checked(where: str) -> StateReport:
 def start(what: str, where: str, argument: object) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, str(WORKER), what, where, str(argument)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -53,11 +54,18 @@ def start(what: str, where: str, argument: object) -> "subprocess.Popen[str]":
 
 def test_processes_that_count_together_lose_nothing(shared: str) -> None:
     workers = [start("count", shared, TIMES) for _ in range(2)]
+    for worker in workers:
+        assert worker.stdout is not None
+        assert [worker.stdout.readline() for _ in range(2)] == ["ready\n", "held\n"]
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("\n")
+        worker.stdin.flush()
     outputs = [worker.communicate(timeout=120)[0].split() for worker in workers]
     assert all(worker.returncode == 0 for worker in workers)
     store = SealedStore.attach(engine_of(shared), sealer())
     assert int(store.open("counter", "shared", now=NOW).value) == 2 * TIMES
-    lost = sum(int(output[1]) for output in outputs)
+    lost = sum(int(output[0]) for output in outputs)
     assert store.freshness().head.counter == 2 * TIMES + 1
     assert lost > 0, "the processes never met: the test shows nothing"
     checked(shared)
