@@ -8,25 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from adopted_paths import granted, key_of, measured
 from store_places import MemoryPlace, Place, SqlitePlace
 from usage_support import HERE, THERE, Batch, Meddled, tag_of
 
 import action_support as support
 from tightseal.errors import Code, PolicyError, ServiceError, TightsealError
-from tightseal.keys.chain import derive
 from tightseal.model.action import ActionKind
 from tightseal.model.canonical import encode
-from tightseal.model.claims import PlatformIdentity, Tee
+from tightseal.model.claims import PlatformIdentity
 from tightseal.model.keypath import (
     Authority,
-    IdentityKind,
     Kdf,
-    KeyPath,
     ProtocolClass,
-    WorkloadBinding,
 )
 from tightseal.model.ports import JournalEntry
-from tightseal.model.secret import Secret
 from tightseal.model.state import Change, Delete, StateStore
 from tightseal.model.usage import UsageDemand, UsageRule
 from tightseal.policy.usage import UsageRecord
@@ -419,45 +415,6 @@ def test_an_adoption_taken_away_in_between_is_noticed(store: SealedStore) -> Non
 
 
 # -- the key ----------------------------------------------------------------------
-
-
-def granted(**changes: Any) -> KeyPath:
-    """The path that a policy grants under the name."""
-    base = KeyPath(
-        kdf=Kdf.HKDF_SHA512,
-        trust_domain="intel",
-        tenant="acme",
-        workload=WorkloadBinding(
-            identity=IdentityKind.NAMED,
-            name="database",
-            tee=Tee.TDX,
-            attributes=(),
-            measurements=(),
-            authority=Authority("policy_root", support.ROOT),
-        ),
-        protocol_class=ProtocolClass.V1,
-        generation=0,
-        purpose="disk",
-        label="a",
-    )
-    return replace(base, **changes)
-
-
-def measured(**changes: Any) -> KeyPath:
-    """The path that the key had before it was adopted."""
-    binding = WorkloadBinding(
-        identity=IdentityKind.MEASURED,
-        name=None,
-        tee=Tee.TDX,
-        attributes=support.source().attributes,
-        measurements=support.source().measurements,
-        authority=support.OURS,
-    )
-    return granted(kdf=Kdf.HKDF_SHA256, workload=binding, **changes)
-
-
-def key_of(path: KeyPath) -> bytes:
-    return derive(Secret(bytes(range(32))), path).reveal()
 
 
 def test_an_adopted_key_is_the_measured_one(store: SealedStore) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from tightseal.keys.keyring import fields
 from tightseal.keys.keyring.faults import malformed
@@ -148,13 +148,13 @@ class Generation:
         Raises:
             KeyReleaseError: ``keyring_malformed``.
         """
-        found = dict(fields.members(value, _NAMES, "generation"))
+        found: dict[str, Any] = dict(fields.members(value, _NAMES, "generation"))
         try:
-            state = GenerationState(found.pop("state"))  # type: ignore[arg-type]
+            state = GenerationState(found.pop("state"))
         except ValueError as e:
             raise malformed("generation: unknown state") from e
         # Construction judges the type of every field.
-        return cls(state=state, **found)  # type: ignore[arg-type]
+        return cls(state=state, **found)
 
 
 def _agrees(generation: Generation) -> bool:

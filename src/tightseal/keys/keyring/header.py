@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from tightseal.keys.keyring import fields
 from tightseal.keys.keyring.faults import malformed
@@ -152,7 +152,7 @@ class Header:
         """
         of_branch = isinstance(value, Mapping) and "branch" in value
         names = _NAMES | {"branch"} if of_branch else _NAMES
-        found = dict(fields.members(value, names, "header"))
+        found: dict[str, Any] = dict(fields.members(value, names, "header"))
         listed = fields.elements(
             found.pop("slot_classes"), len(SlotClass), "slot classes"
         )
@@ -161,12 +161,13 @@ class Header:
             raise malformed("slot classes: not sorted, or one twice")
         branch = _branch(found.pop("branch")) if of_branch else None
         # Construction judges the type of every field.
-        return cls(slot_classes=frozenset(classes), branch=branch, **found)  # type: ignore[arg-type]
+        return cls(slot_classes=frozenset(classes), branch=branch, **found)
 
 
 def _branch(value: Value) -> Branch:
-    found = fields.members(value, _BRANCH_NAMES, "branch")
-    return Branch(**found)  # type: ignore[arg-type]
+    # Construction judges the type of every field.
+    found: Mapping[str, Any] = fields.members(value, _BRANCH_NAMES, "branch")
+    return Branch(**found)
 
 
 def class_of(value: Value, what: str) -> SlotClass:
@@ -176,6 +177,6 @@ def class_of(value: Value, what: str) -> SlotClass:
         KeyReleaseError: ``keyring_malformed``.
     """
     try:
-        return SlotClass(value)  # type: ignore[arg-type]
+        return SlotClass(str(value))
     except ValueError as e:
         raise malformed(f"{what}: not a class of slots") from e

@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from tightseal.errors import RequestError
 from tightseal.keys.keyring import fields
@@ -139,7 +139,7 @@ class Slot:
         Raises:
             KeyReleaseError: ``keyring_malformed``.
         """
-        found = dict(fields.members(value, _NAMES, "slot"))
+        found: dict[str, Any] = dict(fields.members(value, _NAMES, "slot"))
         first = class_of(found.pop("class"), "slot")
         listed = fields.elements(found.pop("factors"), MAX_FACTORS, "factors")
         factors = tuple(class_of(name, "factors") for name in listed)
@@ -147,7 +147,7 @@ class Slot:
             raise malformed("slot: its class is not that of its first factor")
         parameters = found.pop("parameters")
         # Construction judges the type of every field.
-        return cls(factors=factors, encoded=encode(parameters), **found)  # type: ignore[arg-type]
+        return cls(factors=factors, encoded=encode(parameters), **found)
 
 
 def _depth(value: Value) -> int:
