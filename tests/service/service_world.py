@@ -70,7 +70,7 @@ def composed_provider(
     background: bool = False,
 ) -> Iterator[Serving]:
     """Compose a provider and serve it; its background work runs where asked for."""
-    prepare(settings)
+    prepare(settings, host_clock=clock)
     composed = compose(settings, seed=SEED, host_clock=clock)
     work = composed.background if background else wait_for_end
     try:

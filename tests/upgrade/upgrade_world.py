@@ -164,7 +164,7 @@ class Place:
         """Start the provider of ``name`` here, as ``tightseal serve`` does."""
         with nullcontext() if offline else self.serving_collateral(now):
             settings = self.settings(name)
-            prepare(settings)
+            prepare(settings, host_clock=lambda: now)
             composed = compose(settings, seed=SEED, host_clock=lambda: now)
             provider: Any = composed.front.provider
             try:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changes of a keyring go into the provider's journal before they are made."""
+"""What goes into a provider's journal outside of requests.
+
+Changes of a keyring before they are made, and how a log began.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,14 @@ from tightseal.audit.log import LogKey
 from tightseal.errors import TightsealError
 from tightseal.keys.keyring import Keyring
 from tightseal.model.canonical import Value
-from tightseal.model.ports import JournalEntry
+from tightseal.model.ports import Clock, JournalEntry
+from tightseal.model.secret import Secret
 from tightseal.release.changes import ChangeBy, KeyringChange
-from tightseal.service.settings import HostSettings
+from tightseal.release.logmark import LogMark
+from tightseal.service.settings import HostSettings, StateEngine
+from tightseal.service.state import open_store
 
-__all__ = ["Record", "enter_found", "journalled", "recorded"]
+__all__ = ["Record", "begin_log", "enter_found", "journalled", "recorded"]
 
 Record = Callable[[JournalEntry], None]
 """Takes an entry; returns once it is durable, or raises."""
@@ -42,6 +48,32 @@ def journalled(host: HostSettings, log_key: LogKey) -> Iterator[Record | None]:
         return
     with closing(SqliteJournal.open(host.journal_path, log_key=log_key)) as journal:
         yield partial(_record, journal)
+
+
+def begin_log(
+    host: HostSettings, log_key: LogKey, store_key: Secret, *, clock: Clock
+) -> None:
+    """Have the state know the log, before any worker goes on with it.
+
+    Args:
+        host: where journal and state lie, and which logs are over.
+        log_key: derives the log's key.
+        store_key: of the state store.
+        clock: Unix seconds.
+
+    Raises:
+        ServiceError: ``log_tampered``, where another log has taken the place of the one
+            that the state knows; as of journal and store.
+    """
+    alone = host.state.engine is StateEngine.SQLITE
+    ended = frozenset(map(bytes.fromhex, host.state.ended_logs))
+    entry_id = secrets.token_bytes(ENTRY_ID_BYTES)
+    with (
+        closing(SqliteJournal.open(host.journal_path, log_key=log_key)) as journal,
+        closing(open_store(host, store_key)) as store,
+    ):
+        mark = LogMark(store, journal, clock)
+        mark.begin(alone=alone, ended=ended, entry_id=entry_id)
 
 
 def enter_found(

@@ -38,7 +38,7 @@ from tightseal.release.sharing import StoreShare
 from tightseal.service.admission import Admission
 from tightseal.service.ageing import Ageing
 from tightseal.service.autojoin import join_first
-from tightseal.service.changelog import enter_found
+from tightseal.service.changelog import begin_log, enter_found
 from tightseal.service.connections import ByteBudget
 from tightseal.service.current import CurrentProvider
 from tightseal.service.front import Front
@@ -97,8 +97,12 @@ class Composed:
     close: Callable[[], None]
 
 
-def prepare(settings: Settings) -> None:
+def prepare(settings: Settings, *, host_clock: Clock = _host_clock) -> None:
     """What must be there before the first worker starts: platform and state.
+
+    Args:
+        settings: both kinds.
+        host_clock: Unix seconds by the host; replaced in tests.
 
     Raises:
         TightsealError: the platform or the state folder cannot be used.
@@ -108,15 +112,17 @@ def prepare(settings: Settings) -> None:
     platform.own_measurement()
     has_keyring = settings.release.root is RootKind.KEYRING
     if has_keyring and not settings.host.keyring_path.exists():
-        _first_keyring(settings, platform)
+        _first_keyring(settings, platform, host_clock)
     leave = _use_keyring(settings, platform)
     try:
-        _prepare(settings, platform)
+        _prepare(settings, platform, host_clock)
     finally:
         leave()
 
 
-def _first_keyring(settings: Settings, platform: RootPlatform) -> None:
+def _first_keyring(
+    settings: Settings, platform: RootPlatform, host_clock: Clock
+) -> None:
     """Take a keyring over, or make one, where settings say so; else it is missing.
 
     So one measured image can do both: the host, by naming an address, chooses which.
@@ -124,10 +130,10 @@ def _first_keyring(settings: Settings, platform: RootPlatform) -> None:
     """
     wanted = settings.host.keyring
     if wanted.join.url:
-        join_first(settings, platform, clock=_host_clock)
+        join_first(settings, platform, clock=host_clock)
     elif wanted.create:
         prepare_folder(settings.host)
-        create_keyring(settings, platform, now=_host_clock())
+        create_keyring(settings, platform, now=host_clock())
 
 
 def _use_keyring(settings: Settings, platform: RootPlatform) -> Callable[[], None]:
@@ -139,21 +145,24 @@ def _use_keyring(settings: Settings, platform: RootPlatform) -> Callable[[], Non
     return use(settings.host.keyring_path)
 
 
-def _prepare(settings: Settings, platform: RootPlatform) -> None:
+def _prepare(settings: Settings, platform: RootPlatform, host_clock: Clock) -> None:
     policy_root = settings.release.policy_root
-    own = open_roots(settings, platform, now=_host_clock())
+    own = open_roots(settings, platform, now=host_clock())
     _require_pinned(settings.release, own)
     fresh = not settings.host.journal_path.exists()
+    store_key = _store_key(own, policy_root) if policy_root else None
     prepare_state(
         settings.host,
         guard_key=_guard_key(own),
-        store_key=_store_key(own, policy_root) if policy_root else None,
+        store_key=store_key,
         log_key=log_key(own.secret),
-        now=_host_clock(),
+        now=host_clock(),
     )
+    if store_key is not None:
+        begin_log(settings.host, log_key(own.secret), store_key, clock=host_clock)
     if fresh and own.keeper is not None:
         key = log_key(own.secret)
-        enter_found(settings.host, own.keeper.keyring, key, now=_host_clock())
+        enter_found(settings.host, own.keeper.keyring, key, now=host_clock())
 
 
 def compose(

@@ -192,6 +192,12 @@ class StateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     create: Annotated[
         bool, about("make the state where the other files are there and it is not")
     ] = False
+    ended_logs: Annotated[
+        tuple[Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")], ...],
+        about(
+            "ids of logs that are over: lost, or of nodes that are gone", max_length=64
+        ),
+    ] = ()
 
     def __post_init__(self) -> None:
         """Refuse an address that does not fit the engine."""

@@ -5,7 +5,8 @@ A provider may start with nothing, so an empty folder gets a fresh journal and a
 guard, and a fresh state store where a policy root is pinned. A folder with a part of
 them and without the rest was tampered with or half restored, and is refused: what is
 missing must not become a fresh start. Only ``host.state.create`` adds a store to a
-folder that was used without one.
+folder that was used without one, and only where ``host.state.ended_logs`` names a log
+does a missing journal get a new one in its place.
 """
 
 from __future__ import annotations
@@ -138,14 +139,18 @@ def prepare_state(
     prepare_folder(host)
     journal, guard = host.journal_path, guard_path(host)
     there = [path.exists() for path in (journal, guard)]
-    if any(there) and not all(there):
+    anew = there == [False, True] and bool(host.state.ended_logs)
+    if any(there) and not all(there) and not anew:
         missing = guard if there[0] else journal
         detail = f"{missing} is missing beside the rest of the state; restore it"
         raise ServiceError(Code.JOURNAL_FAILED, detail)
     if store_key is not None:
         # Before the files, which say from then on that a store has to be there.
         _prepare_store(host, store_key, fresh=not any(there))
-    if not any(there):
+    if anew:
+        SqliteJournal.create(journal, mode=_file_mode(host)).close()
+        log.warning("journal_created", path=str(journal))
+    elif not any(there):
         _make_files(host, guard_key=guard_key)
     entry_id = secrets.token_bytes(ENTRY_ID_BYTES)
     taken = take_over_journal(journal, log_key, entry_id=entry_id, now=now)
@@ -156,11 +161,14 @@ def prepare_state(
     log.info("log_checked", entries=head.frontier.size, log_verifier=str(key))
 
 
-def _make_files(host: HostSettings, *, guard_key: Secret) -> None:
+def _file_mode(host: HostSettings) -> FileMode:
     # Gramine shares no file mappings between processes, which a WAL needs.
     gramine = host.platform.kind is PlatformKind.GRAMINE
-    mode = FileMode.ROLLBACK if gramine else FileMode.WAL
-    SqliteJournal.create(host.journal_path, mode=mode).close()
+    return FileMode.ROLLBACK if gramine else FileMode.WAL
+
+
+def _make_files(host: HostSettings, *, guard_key: Secret) -> None:
+    SqliteJournal.create(host.journal_path, mode=_file_mode(host)).close()
     FileGuard.create(guard_path(host), key=guard_key)
     log.warning("state_created", folder=host.state_dir)
 
