@@ -76,7 +76,7 @@ def test_failed_sealing_leaves_no_key_behind(
     def fails(*_: Any, **__: Any) -> bytes:
         raise KeyReleaseError(Code.ENVELOPE_INVALID, "no")
 
-    monkeypatch.setattr("tightseal.release.derive.seal", fails)
+    monkeypatch.setattr("tightseal.envelope.hpke.Recipient.seal", fails)
     _, body = plain.question(td, (*DISK, KeyRequest("swap")))
     error = refusal(KeyReleaseError, lambda: plain.provider.keys(body, now=NOW))
     assert secrets_in(error.__traceback__) == []

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_INFO_BYTES",
     "MLKEM768_BYTES",
+    "Recipient",
     "RecipientKey",
     "check_recipient_key",
     "envelope_bytes",
@@ -111,7 +112,27 @@ def envelope_bytes(kem: Kem, key_bytes: int) -> int:
     return _suite(kem).encapsulated_bytes + key_bytes + _TAG_BYTES
 
 
-def check_recipient_key(kem: Kem, raw: bytes) -> None:
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """A recipient key that was checked; :func:`check_recipient_key` makes it."""
+
+    _kem: Kem
+    _public: _PublicKey
+
+    def seal(
+        self, key: Secret, *, info: bytes, max_bytes: int = MAX_KEY_BYTES
+    ) -> bytes:
+        """As :func:`seal`, to this recipient."""
+        if not MIN_KEY_BYTES <= len(key) <= max_bytes:
+            raise _invalid(f"a key of {len(key)} bytes cannot be sealed")
+        _check_info(info)
+        try:
+            return _suite(self._kem).cipher.encrypt(key.reveal(), self._public, info)
+        except (ValueError, UnsupportedAlgorithm) as e:
+            raise _invalid(f"sealing failed: {type(e).__name__}") from e
+
+
+def check_recipient_key(kem: Kem, raw: bytes) -> Recipient:
     """Refuse a recipient key that nothing should be sealed to.
 
     Checks the exact length; of an ML-KEM-768 key the modulus check of FIPS 203 section
@@ -121,7 +142,7 @@ def check_recipient_key(kem: Kem, raw: bytes) -> None:
     Raises:
         KeyReleaseError: ``recipient_key_invalid`` or ``kem_unsupported``.
     """
-    _load(kem, raw)
+    return Recipient(kem, _load(kem, raw))
 
 
 def seal(
@@ -148,14 +169,8 @@ def seal(
         KeyReleaseError: ``recipient_key_invalid``, ``kem_unsupported``, or
             ``envelope_invalid`` for a key or ``info`` outside its bounds.
     """
-    if not MIN_KEY_BYTES <= len(key) <= max_bytes:
-        raise _invalid(f"a key of {len(key)} bytes cannot be sealed")
-    _check_info(info)
-    public = _load(kem, recipient_key)
-    try:
-        return _suite(kem).cipher.encrypt(key.reveal(), public, info)
-    except (ValueError, UnsupportedAlgorithm) as e:
-        raise _invalid(f"sealing failed: {type(e).__name__}") from e
+    recipient = check_recipient_key(kem, recipient_key)
+    return recipient.seal(key, info=info, max_bytes=max_bytes)
 
 
 def open_with(private: Secret, ciphertext: bytes, *, info: bytes) -> Secret:

@@ -26,6 +26,7 @@ __all__ = [
     "KeyFacts",
     "PolicyInForce",
     "Transcript",
+    "hpke_info",
     "quote_proof_report_data",
     "response_body",
 ]
@@ -126,11 +127,16 @@ class Transcript:
 
     def hpke_info(self, evidence: bytes, *, index: int) -> bytes:
         """HPKE ``info`` of the envelope of key ``index`` of this exchange."""
-        return labelled(Label.HPKE_INFO, [self.hash_with(evidence), index])
+        return hpke_info(self.hash_with(evidence), index=index)
 
     def import_info(self, evidence: bytes, *, index: int) -> bytes:
         """HPKE ``info`` of the key that request ``index`` of this exchange imports."""
         return labelled(Label.HPKE_IMPORT, [self.hash_with(evidence), index])
+
+
+def hpke_info(transcript_hash: bytes, *, index: int) -> bytes:
+    """HPKE ``info`` of the envelope of key ``index`` of the exchange of that hash."""
+    return labelled(Label.HPKE_INFO, [transcript_hash, index])
 
 
 @dataclass(frozen=True, slots=True)

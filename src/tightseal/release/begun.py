@@ -9,12 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tightseal.envelope.hpke import Recipient
 from tightseal.errors import Code, EvidenceError, RequestError
 from tightseal.evidence.claimed import claimed
 from tightseal.model.claims import Claims
+from tightseal.model.exchange import Transcript
+from tightseal.model.ports import NonceRedemption
+from tightseal.model.wire import ParsedKeysRequest
+from tightseal.platform.attested import AttestedKey
 from tightseal.policy.eventlog import EventFacts, replay_event_log
 
 __all__ = [
+    "Admitted",
     "Begun",
     "Finished",
     "claim_of",
@@ -36,6 +42,27 @@ class Finished:
 
     body: bytes
     tenant: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request that passed the cheap checks.
+
+    Attributes:
+        request: in its parts.
+        redemption: of its nonce.
+        key: the attested key that its challenge was signed by.
+        recipient: what keys are sealed to.
+        transcript: what both sides agree on.
+        report_data: what the evidence has to carry, 64 bytes.
+    """
+
+    request: ParsedKeysRequest
+    redemption: NonceRedemption
+    key: AttestedKey
+    recipient: Recipient
+    transcript: Transcript
+    report_data: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tightseal.envelope.hpke import seal
+from tightseal.envelope.hpke import Recipient
 from tightseal.errors import Code, ServiceError
 from tightseal.keys.chain import derive
-from tightseal.model import wire
-from tightseal.model.exchange import Transcript
+from tightseal.model.exchange import hpke_info
 from tightseal.model.grant import Grant, WrappedUse
 from tightseal.model.keypath import KeyPath, KeyRequest
 from tightseal.model.ports import KeyRoots
@@ -107,20 +106,12 @@ def wrapped_keys(memory: Memory | None, roots: KeyRoots) -> WrappedKeys:
 
 
 def seal_all(
-    released: Sequence[Secret],
-    request: wire.ParsedKeysRequest,
-    *,
-    transcript: Transcript,
+    released: Sequence[Secret], recipient: Recipient, *, transcript_hash: bytes
 ) -> tuple[bytes, ...]:
     """Seal each key to the recipient; wipe them all, whatever happens."""
     try:
         return tuple(
-            seal(
-                secret,
-                kem=request.kem,
-                recipient_key=request.recipient_key,
-                info=transcript.hpke_info(request.evidence, index=index),
-            )
+            recipient.seal(secret, info=hpke_info(transcript_hash, index=index))
             for index, secret in enumerate(released)
         )
     finally:

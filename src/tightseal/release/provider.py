@@ -33,7 +33,6 @@ from tightseal.model.base64url import encode_base64url
 from tightseal.model.exchange import (
     ChallengeBody,
     KeyFacts,
-    Transcript,
     quote_proof_report_data,
 )
 from tightseal.model.grant import Grant
@@ -51,6 +50,7 @@ from tightseal.model.wire_operator import ActionDone
 from tightseal.platform.attested import AttestedKey, AttestedKeys
 from tightseal.policy.actions import authorise
 from tightseal.release.begun import (
+    Admitted,
     Begun,
     Finished,
     claim_of,
@@ -220,24 +220,18 @@ class Provider:
         request, redemption, key = self._admit(body, now=now)
         if (kept := self._recorder.kept_response(redemption)) is not None:
             return Begun.done(kept_answer(kept))
-        check_recipient_key(request.kem, request.recipient_key)
+        recipient = check_recipient_key(request.kem, request.recipient_key)
         transcript = request.transcript(key.binding)
-        claim = claim_of(request.evidence, expected=transcript.report_data())
+        expected = transcript.report_data()
+        claim = claim_of(request.evidence, expected=expected)
+        admitted = Admitted(request, redemption, key, recipient, transcript, expected)
 
         def finish(now: int) -> Finished:
-            return self._finish(request, redemption, key, transcript, now=now)
+            return self._finish(admitted, now=now)
 
         return Begun(claim, finish)
 
-    def _finish(
-        self,
-        request: wire.ParsedKeysRequest,
-        redemption: NonceRedemption,
-        key: AttestedKey,
-        transcript: Transcript,
-        *,
-        now: int,
-    ) -> Finished:
+    def _finish(self, admitted: Admitted, *, now: int) -> Finished:
         """The seven steps.
 
         Raises:
@@ -247,9 +241,11 @@ class Provider:
             PolicyError: denied; the denial is in the journal.
             ServiceError: journal, state or platform failed; nothing left.
         """
+        request, redemption, key = admitted.request, admitted.redemption, admitted.key
+        transcript = admitted.transcript
         with self._stage("verify"):
             claims = self._verify(request.evidence, now=now)
-            require_answer(claims, expected=transcript.report_data())
+            require_answer(claims, expected=admitted.report_data)
             events = replayed(request.event_log, claims)
         with self._stage("decide"):
             asked = Asked(
@@ -272,7 +268,10 @@ class Provider:
                 now=now,
             )
         with self._stage("seal"):
-            envelopes = seal_all(released, request, transcript=transcript)
+            transcript_hash = transcript.hash_with(request.evidence)
+            envelopes = seal_all(
+                released, admitted.recipient, transcript_hash=transcript_hash
+            )
         with self._stage("attest"):
             entry_id = self._entropy(ENTRY_ID_BYTES)
             said = Decision(
@@ -286,7 +285,7 @@ class Provider:
             unsigned = wire.ParsedKeysResponse(
                 envelopes=envelopes,
                 keys=_facts(grant, request.keys),
-                transcript_hash=transcript.hash_with(request.evidence),
+                transcript_hash=transcript_hash,
                 entry_id=entry_id,
                 issued_at=now,
                 signature=b"",

@@ -11,6 +11,7 @@ from tightseal.collateral.guard import MemoryGuard
 from tightseal.errors import Code, CollateralError, EvidenceError, TightsealError
 from tightseal.evidence.cache import ResultCache
 from tightseal.evidence.intel import certs, crl, signatures
+from tightseal.evidence.intel.quote import parse_quote
 from tightseal.evidence.intel.verifier import _known, verify_quote
 from tightseal.model.claims import Claims, Tee
 from tightseal.model.collateral import CollateralGuard, IntelCollateral
@@ -80,7 +81,7 @@ def verifications(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return seen
 
 
-def test_a_warm_verification_costs_two_signatures(
+def test_a_warm_verification_costs_the_quote_s_own_signature(
     desk: Desk,
     intel: IntelWorld,
     platform: SimPlatform,
@@ -93,7 +94,38 @@ def test_a_warm_verification_costs_two_signatures(
     verifications.clear()
     other = platform.launch_td(TdImage()).evidence(bytes(range(64)))
     desk.verify(other, given)
-    assert len(verifications) == 2
+    (signed,) = verifications
+    assert signed == parse_quote(other).signed_bytes
+
+
+@pytest.mark.parametrize("part", ["qe_report", "qe_report_signature"])
+def test_another_qe_report_or_signature_is_verified_although_one_is_known(
+    desk: Desk, intel: IntelWorld, platform: SimPlatform, quote: bytes, part: str
+) -> None:
+    given = collateral(intel, platform, NOW)
+    desk.verify(quote, given)
+    found: bytes = getattr(parse_quote(quote), part)
+    spoiled = quote.replace(found, found[:-1] + bytes([found[-1] ^ 1]))
+    assert spoiled != quote
+    for _ in range(2):
+        with pytest.raises(EvidenceError) as e:
+            desk.verify(spoiled, given)
+        assert e.value.code is Code.QE_REPORT_SIGNATURE_INVALID
+    desk.verify(quote, given)
+
+
+def test_a_qe_report_that_one_pck_signed_is_no_other_pck_s(
+    desk: Desk, intel: IntelWorld, platform: SimPlatform, quote: bytes
+) -> None:
+    given = collateral(intel, platform, NOW)
+    desk.verify(quote, given)
+    neighbour = intel.platform("two").launch_td(TdImage()).evidence(bytes(64))
+    desk.verify(neighbour, given)
+    chains = [parse_quote(q).certification_data for q in (quote, neighbour)]
+    assert len(chains[0]) == len(chains[1])
+    with pytest.raises(EvidenceError) as e:
+        desk.verify(quote.replace(*chains), given)
+    assert e.value.code is Code.QE_REPORT_SIGNATURE_INVALID
 
 
 def test_a_warm_cache_does_not_outlive_the_crl(

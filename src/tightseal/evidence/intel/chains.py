@@ -26,6 +26,7 @@ from tightseal.model.roots import TrustedRoot
 
 __all__ = [
     "PCK_CHAIN_ROLE",
+    "QE_REPORT_ROLE",
     "PckChain",
     "SigningChain",
     "ca_kind",
@@ -65,6 +66,9 @@ class SigningChain:
 
 PCK_CHAIN_ROLE: Final = "pck_chain"
 """Role under which verified PCK chains are kept, keyed by SHA-256 of the PEM."""
+
+QE_REPORT_ROLE: Final = "qe_report"
+"""Role under which it is kept that a PCK signed a QE report."""
 
 
 def known_pck_chain(

@@ -10,6 +10,7 @@ from tightseal.evidence.intel import attributes as attr
 from tightseal.evidence.intel.certs import check_validity, decode_chain
 from tightseal.evidence.intel.chains import (
     PCK_CHAIN_ROLE,
+    QE_REPORT_ROLE,
     find_root,
     known_pck_chain,
     verify_pck_chain,
@@ -165,9 +166,17 @@ def tdx_module(run: Run) -> Outcome | None:
 def qe_report_signature(run: Run) -> None:
     """The QE report is signed by the PCK."""
     quote, key = run.quote, run.pck.leaf.key
-    if not verifies_raw(key, quote.qe_report_signature, quote.qe_report):
-        detail = "QE report: signature does not verify under the PCK"
-        raise EvidenceError(Code.QE_REPORT_SIGNATURE_INVALID, detail)
+
+    def verify() -> bool:
+        if not verifies_raw(key, quote.qe_report_signature, quote.qe_report):
+            detail = "QE report: signature does not verify under the PCK"
+            raise EvidenceError(Code.QE_REPORT_SIGNATURE_INVALID, detail)
+        return True
+
+    # A quoting enclave is certified once for its key, and copies that into each quote.
+    # The chain's digest stands for the PCK; the parts have fixed lengths.
+    signed = run.chain_digest + quote.qe_report + quote.qe_report_signature
+    run.reused(QE_REPORT_ROLE, sha256(signed), verify)
 
 
 def qe_report_data(run: Run) -> None:
