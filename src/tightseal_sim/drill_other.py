@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -185,10 +186,26 @@ class UnreadJournal:
         del entry, redemption
         return response(b"") if callable(response) else response
 
+    def submit(
+        self,
+        entry: JournalEntry,
+        *,
+        redemption: NonceRedemption | None,
+        response: bytes | Completion,
+    ) -> Future[bytes]:
+        """Taken at once."""
+        done: Future[bytes] = Future()
+        done.set_result(self.record(entry, redemption=redemption, response=response))
+        return done
+
     def promise(self, entry: JournalEntry) -> LogPromise | None:
         """None: there is no log."""
         del entry
         return None
+
+    def nonce_era(self) -> int:
+        """The first: nothing is ever forgotten."""
+        return 0
 
     def kept_response(self, redemption: NonceRedemption) -> bytes | None:
         """None: requests of a drill arrive once."""

@@ -15,6 +15,7 @@ import takeover_worker
 from journal_worker import NOW, entry_of, log_key, redemption_of, response_of
 from takeover_worker import ENTRY_ID
 
+from tightseal.audit import upgrade
 from tightseal.audit.entry import parse_entry
 from tightseal.audit.journal import FileMode, SqliteJournal
 from tightseal.audit.logfile import check_journal
@@ -120,6 +121,25 @@ def test_no_leaf_of_it_is_one_that_a_provider_signs_of_its_own(path: Path) -> No
     journal.close()
     assert {leaf.protocol_class for leaf in leaves} == {"unsigned-v1"}
     assert {parse_entry(leaf).protocol_class for leaf in own} == {"v1"}
+
+
+@BOTH
+def test_an_entry_whose_mark_is_taken_off_meanwhile_is_not_signed(
+    path: Path, mode: FileMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What does not fit into memory lies with the host until it is read again."""
+    before = before_the_log(path, 300, mode)
+    read = upgrade.read_leaves
+
+    def read_after_the_host(
+        connection: sqlite3.Connection, *span: int, **options: str
+    ) -> list[bytes]:
+        connection.execute("UPDATE journal SET class = 'v1' WHERE seq = 7")
+        return read(connection, *span, **options)
+
+    monkeypatch.setattr(upgrade, "read_leaves", read_after_the_host)
+    assert refusal(path).code is Code.LOG_TAMPERED
+    assert entries(path) == before
 
 
 def test_a_journal_of_this_version_is_left_alone(path: Path) -> None:

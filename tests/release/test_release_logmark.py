@@ -153,6 +153,65 @@ def test_a_journal_that_was_put_back_and_went_on_is_refused(
     assert store.scan(LOG_HEAD_KIND, now=NOW)
 
 
+@pytest.mark.parametrize("shown", ["at opening", "at the first entry", "at both"])
+def test_a_host_that_shows_each_reader_another_journal_is_refused(
+    node: Node, shown: str
+) -> None:
+    node.run(300)
+    older = snapshot(node, "older")
+    node.run(5)
+    newer = snapshot(node, "newer")
+
+    def show(kept: Path) -> None:
+        source, target = sqlite3.connect(kept), sqlite3.connect(node.path)
+        with closing(source), closing(target):
+            source.backup(target)
+
+    show(newer if shown == "at the first entry" else older)
+    journal = SqliteJournal.open(node.path, log_key=log_key)
+    with closing(journal), refused():
+        show(newer)
+        LogMark(node.store, journal, lambda: NOW).require()
+        show(newer if shown == "at opening" else older)
+        entry = JournalEntry(os.urandom(16), NOW, True, "v1", "granted", {})
+        journal.record(entry, redemption=None, response=b"")
+
+
+def test_two_copies_that_run_at_once_are_not_both_marked(node: Node) -> None:
+    """A host can give each worker a file of its own; one state takes one tree."""
+    node.run(300)
+    copy = Node(snapshot(node, "copy"), node.store)
+    node.run(5)
+    kept = node.marks()
+
+    def record(journal: SqliteJournal) -> None:
+        entry = JournalEntry(os.urandom(16), NOW, True, "v1", "granted", {})
+        journal.record(entry, redemption=None, response=b"")
+
+    with closing(SqliteJournal.open(copy.path, log_key=log_key)) as journal:
+        for _ in range(30):
+            record(journal)
+        with refused():
+            LogMark(node.store, journal, lambda: NOW).look()
+    assert node.marks() == kept
+
+
+def test_workers_of_one_journal_mark_in_turn(node: Node) -> None:
+    node.run(0)
+    with (
+        closing(SqliteJournal.open(node.path, log_key=log_key)) as one,
+        closing(SqliteJournal.open(node.path, log_key=log_key)) as two,
+    ):
+        marks = [LogMark(node.store, journal, lambda: NOW) for journal in (one, two)]
+        for turn in range(6):
+            for _ in range(turn * 60):
+                entry = JournalEntry(os.urandom(16), NOW, True, "v1", "granted", {})
+                (one, two)[turn % 2].record(entry, redemption=None, response=b"")
+            marks[turn % 2].look()
+        ((size, _root),) = node.marks().values()
+        assert size == 1 + 60 * sum(range(6))
+
+
 def test_an_empty_journal_in_the_place_of_one_is_refused(node: Node) -> None:
     node.run(9)
     before = node.marks()
@@ -189,6 +248,23 @@ def test_a_log_that_the_host_names_as_lost_is_ended_in_the_new_ones_first_entry(
     own = bytes.fromhex(node.log_id())
     ended: Value = [bytes.fromhex(lost), size, root, True]
     assert node.begun() == [{"log": own, "known": 1, "logs": [ended]}]
+
+
+def test_naming_a_lost_log_lets_no_journal_be_put_back(
+    node: Node, tmp_path: Path
+) -> None:
+    other = Node(tmp_path / "other.sqlite", node.store)
+    other.run(2, alone=False)
+    node.run(9, alone=False)
+    kept = snapshot(node, "kept")
+    node.run(5, alone=False)
+    before = node.marks()
+    put_back(node, kept)
+    size = len(node.begun())
+    with refused():
+        node.run(0, alone=False, ended=[other.log_id()])
+    assert node.marks() == before
+    assert len(node.begun()) == size
 
 
 def test_a_log_that_ended_is_not_begun_again(node: Node) -> None:
@@ -242,6 +318,26 @@ def test_a_node_whose_log_was_said_to_be_over_marks_it_no_more(
     with refused():
         node.run(3, alone=False, after=ended_meanwhile)
     assert node.marks()[gone][2] is True
+
+
+def test_a_journal_that_the_state_knows_better_takes_no_entry_any_more(
+    node: Node, tmp_path: Path
+) -> None:
+    node.run(9, alone=False)
+    gone = node.log_id()
+
+    def goes_on(mark: LogMark) -> None:
+        Node(tmp_path / "other.sqlite", node.store).run(0, alone=False, ended=[gone])
+        with refused():
+            mark.look()
+        journal = cast("SqliteJournal", mark._journal)
+        with refused():
+            journal.require_alive()
+        entry = JournalEntry(os.urandom(16), NOW, True, "v1", "granted", {})
+        with refused():
+            journal.record(entry, redemption=None, response=b"")
+
+    node.run(3, alone=False, after=goes_on)
 
 
 def test_what_a_crash_leaves_between_entry_and_mark_is_begun_again(node: Node) -> None:

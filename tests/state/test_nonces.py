@@ -13,6 +13,7 @@ from tightseal.state.nonces import (
     MIN_LIFE,
     NONCE_BYTES,
     NonceMint,
+    era_of,
 )
 
 NOW = 1_800_000_000
@@ -24,15 +25,18 @@ NONCE, EXPIRES_AT = MINT.mint(NOW)
 
 def test_layout() -> None:
     mint = NonceMint(KEY, life=LIFE, random=lambda n: b"\x07" * n)
-    nonce, expires_at = mint.mint(NOW)
+    nonce, expires_at = mint.mint(NOW, era=0x0102)
+    head = b"\x01\x02" + b"\x07" * 14
     covered = (
         b"\x82\x76tightseal/v1/mac/nonce\x82\x50"
-        + b"\x07" * 16
+        + head
         + b"\x1a"
         + expires_at.to_bytes(4, "big")
     )
     mac = hmac.digest(b"m" * 32, covered, "sha256")
-    assert nonce == b"\x07" * 16 + expires_at.to_bytes(8, "big") + mac
+    assert nonce == head + expires_at.to_bytes(8, "big") + mac
+    assert era_of(nonce) == 0x0102
+    assert era_of(NONCE) == 0
     assert len(nonce) == NONCE_BYTES
     assert expires_at == NOW + LIFE
 
@@ -43,6 +47,20 @@ def test_minted_nonce_lives_its_life(now: int, life: int, data: st.DataObject) -
     nonce, expires_at = mint.mint(now)
     later = now + data.draw(st.integers(-MAX_SKEW, life - 1))
     assert mint.check(nonce, later) == expires_at
+
+
+@pytest.mark.parametrize("era", [-1, 1 << 16])
+def test_an_era_that_does_not_fit_is_no_nonce(era: int) -> None:
+    with pytest.raises(ServiceError) as refused:
+        MINT.mint(NOW, era=era)
+    assert refused.value.code is Code.INTERNAL
+
+
+def test_another_era_is_another_nonce() -> None:
+    """Whoever moves a nonce to another era has no MAC for it."""
+    with pytest.raises(EvidenceError) as refused:
+        MINT.check(b"\0\1" + NONCE[2:], NOW)
+    assert refused.value.code is Code.NONCE_UNKNOWN
 
 
 def test_another_worker_with_the_key_accepts() -> None:

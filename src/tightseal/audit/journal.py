@@ -5,22 +5,22 @@ What a hostile host can do to this file: read it (it holds no key, and envelopes
 sealed), delete or change entries, and put back an older copy of all of it. Entries are
 leaves of a tree whose head a key inside the TEE signs, in the same commit: a change
 under a running provider is refused at its next commit, and otherwise when it starts or
-when anybody checks the log (``tightseal audit verify``). A whole older copy, put back
-while no provider runs, makes a redeemed nonce look new: such a nonce still needs
-evidence that commits to it, and yields the same key sealed to the same recipient, but
-it is counted twice. Witnesses of the log see that it went back; nothing here does.
+when anybody checks the log (``tightseal audit verify``). Redeemed nonces are in no
+tree: a dropped row, or a whole older copy put back while no provider runs, makes a
+nonce look new. It still needs evidence that commits to it, and yields the same key,
+sealed to the same recipient, and one more entry. That the log went back is seen by
+witnesses, and by the state where there is one.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sqlite3
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from queue import Empty, Full, LifoQueue
 from typing import TYPE_CHECKING, Final, Self
 
+from tightseal.audit.checkpoint import Trust
 from tightseal.audit.entry import entry_bytes
 from tightseal.audit.log import (
     Head,
@@ -28,9 +28,21 @@ from tightseal.audit.log import (
     log_signer,
     read_head,
     read_leaves,
+    read_tile_roots,
+    require_checkpoint,
     root_at,
 )
 from tightseal.audit.merkle import leaf_hash
+from tightseal.audit.note import NoteKey
+from tightseal.audit.rows import (
+    ENTRY_ID_BYTES,
+    MAX_BODY_BYTES,
+    RecordedEntry,
+    malformed,
+    recorded_of,
+    redemption_of,
+    row_of,
+)
 from tightseal.audit.schema import (
     BUSY_SECONDS,
     FileMode,
@@ -38,12 +50,16 @@ from tightseal.audit.schema import (
     fill_file,
     wrapped,
 )
-from tightseal.audit.writer import GroupWriter, Redemption, Write, judge_kept
+from tightseal.audit.writer import (
+    GroupWriter,
+    Write,
+    judge_kept,
+    purge_mark,
+    require_era,
+)
 from tightseal.durable import connect, create_file
-from tightseal.errors import Code, RequestError, ServiceError
-from tightseal.model import canonical
+from tightseal.errors import Code, EvidenceError, ServiceError
 from tightseal.model.exchange import LogPromise
-from tightseal.model.labels import Label
 from tightseal.model.ports import Completion, JournalEntry, NonceRedemption
 
 if TYPE_CHECKING:
@@ -61,12 +77,11 @@ __all__ = [
     "FileMode",
     "RecordedEntry",
     "SqliteJournal",
+    "given_up",
 ]
 
-ENTRY_ID_BYTES: Final = 16
-MAX_BODY_BYTES: Final = 256 << 10
 MAX_RESPONSE_BYTES: Final = 6 << 20
-"""Longest body and kept response, in bytes: a whole keyring handed over fits."""
+"""Longest kept response, in bytes: a whole keyring handed over fits."""
 
 MAX_WAITING: Final = 1024
 """Most entries that wait for the writer before more are refused."""
@@ -77,19 +92,7 @@ MAX_LISTED: Final = 1000
 RECORD_SECONDS: Final = 15.0
 """Longest that ``record`` waits for its commit, in seconds."""
 
-_HASH_BYTES: Final = 32
-_MAX_NONCE_BYTES: Final = 256
-_MAX_WORD_CHARS: Final = 64
-_MAX_TIME: Final = (1 << 53) - 1
 _IDLE_READERS: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedEntry:
-    """An entry as it stands in the journal, with its place in it."""
-
-    seq: int
-    entry: JournalEntry
 
 
 class SqliteJournal:
@@ -114,6 +117,7 @@ class SqliteJournal:
         self._path = path
         self._log_key = log_key
         self._named: str | None = None
+        self._era: int | None = None
         self._pid = os.getpid()
         self._readers: LifoQueue[sqlite3.Connection] = LifoQueue(_IDLE_READERS)
         self._closed = False
@@ -197,17 +201,22 @@ class SqliteJournal:
             return read_head(connection)
 
     def signed_head(self) -> Head | None:
-        """The newest head that this process signed or checked; none before an entry."""
+        """The newest head that this process signed or checked, from opening on.
+
+        ``None`` where the log is kept without a key.
+        """
         return self._writer.signed_head
 
     def root_at(self, size: int) -> bytes:
-        """The root that the log had at a size, as its rows say now.
+        """The root that the log had at a size, as rows say that lead to its head.
 
         Raises:
-            ServiceError: ``journal_failed``; ``log_tampered``, where rows are missing.
+            ServiceError: ``journal_failed``; ``log_tampered``, where rows are missing
+                or do not lead there.
         """
         with self._reader() as connection:
-            return root_at(connection, size)
+            head = self.signed_head() or read_head(connection)
+            return root_at(connection, size, head=head)
 
     def leaves(self, start: int, end: int) -> list[bytes]:
         """The log's entries from leaf ``start`` up to, and without, leaf ``end``.
@@ -217,6 +226,42 @@ class SqliteJournal:
         """
         with self._reader() as connection:
             return read_leaves(connection, start, end)
+
+    def proven_head(self) -> Head:
+        """The head of the log as the file has it, once the log's key is seen on it.
+
+        Whichever process of this provider signed it.
+
+        Raises:
+            ServiceError: ``journal_failed``, also where the log is kept without a key;
+                ``log_tampered``.
+        """
+        head = self.head()
+        require_checkpoint(head, Trust(self._verifier(head)))
+        return head
+
+    def verifier(self) -> NoteKey:
+        """The log's verifier key.
+
+        Raises:
+            ServiceError: ``journal_failed``, also where the log is kept without a key;
+                ``log_tampered``.
+        """
+        return self._verifier(self.head())
+
+    def _verifier(self, head: Head) -> NoteKey:
+        if self._log_key is None:
+            raise ServiceError(Code.JOURNAL_FAILED, "the log is kept without a key")
+        return log_signer(head.log_id, self._log_key).key
+
+    def tile_roots(self, start: int, end: int) -> list[bytes]:
+        """The roots of full tiles of level 0 from ``start`` up to, without, ``end``.
+
+        Raises:
+            ServiceError: ``journal_failed``; ``log_tampered``, where one is missing.
+        """
+        with self._reader() as connection:
+            return read_tile_roots(connection, start, end)
 
     @property
     def waiting(self) -> int:
@@ -231,10 +276,17 @@ class SqliteJournal:
                 were refused for that.
         """
         self._usable()
-        if (refused := self._writer.refused) is not None:
+        # Another process may have begun another era.
+        self._era = None
+        refused = self._writer.condemned or self._writer.refused
+        if refused is not None:
             raise ServiceError(refused.code, refused.detail)
         if not self._writer.alive:
             raise ServiceError(Code.JOURNAL_FAILED, "the journal's writer has ended")
+
+    def condemn(self, error: ServiceError) -> None:
+        """Take no entry any more: somebody else knows that this is not the log."""
+        self._writer.condemned = error
 
     def promise(self, entry: JournalEntry) -> LogPromise | None:
         """The log's key and the entry's leaf; ``None`` where the log has no key.
@@ -246,7 +298,7 @@ class SqliteJournal:
             return None
         if self._named is None:
             self._named = str(log_signer(self.head().log_id, self._log_key).key)
-        return LogPromise(self._named, leaf_hash(entry_bytes(_row(entry))))
+        return LogPromise(self._named, leaf_hash(entry_bytes(row_of(entry))))
 
     def submit(
         self,
@@ -263,15 +315,21 @@ class SqliteJournal:
         """
         self._usable()
         if isinstance(response, bytes) and len(response) > MAX_RESPONSE_BYTES:
-            raise _malformed(f"response of {len(response)} bytes")
+            raise malformed(f"response of {len(response)} bytes")
         write = Write(
-            row=_row(entry),
+            row=row_of(entry),
             time=entry.time,
-            redemption=None if redemption is None else _redemption(redemption),
+            redemption=None if redemption is None else redemption_of(redemption),
             response=response,
         )
+        write.done.add_done_callback(self._heard)
         self._writer.submit(write)
         return write.done
+
+    def _heard(self, done: Future[bytes]) -> None:
+        if not done.cancelled() and isinstance(done.exception(), EvidenceError):
+            # Perhaps it began another era.
+            self._era = None
 
     def record(
         self,
@@ -303,24 +361,41 @@ class SqliteJournal:
         try:
             return done.result(timeout=RECORD_SECONDS)
         except TimeoutError as e:
-            done.cancel()
-            detail = f"no commit within {RECORD_SECONDS:g} s"
-            raise ServiceError(Code.JOURNAL_FAILED, detail) from e
+            raise given_up(done) from e
+
+    def nonce_era(self) -> int:
+        """What new nonces are to be minted in; see ``Recorder``.
+
+        Raises:
+            ServiceError: ``journal_failed``.
+        """
+        era = self._era
+        if era is None:
+            with self._reader() as connection:
+                era, _ = purge_mark(connection)
+            self._era = era
+        return era
 
     def kept_response(self, redemption: NonceRedemption) -> bytes | None:
         """The response kept for this very request, or ``None`` where the nonce is new.
 
         Raises:
-            EvidenceError: ``nonce_replayed``.
+            EvidenceError: ``nonce_replayed``; ``nonce_expired``, where it is of another
+                era.
             ServiceError: ``journal_failed``.
         """
-        wanted = _redemption(redemption)
+        wanted = redemption_of(redemption)
         with self._reader() as connection:
             row = connection.execute(
                 "SELECT request_hash, response FROM redeemed WHERE nonce_hash = ?",
                 (wanted.nonce_hash,),
             ).fetchone()
-        return None if row is None else judge_kept(row, wanted.request_hash)
+            if row is None:
+                self._era, _ = purge_mark(connection)
+        if row is not None:
+            return judge_kept(row, wanted.request_hash)
+        require_era(wanted, era=self._era or 0)
+        return None
 
     def entries(self, *, after: int = 0, limit: int = 100) -> tuple[RecordedEntry, ...]:
         """The entries behind ``after``, oldest first, at most ``limit``.
@@ -335,7 +410,7 @@ class SqliteJournal:
                 " WHERE seq > ? ORDER BY seq LIMIT ?",
                 (after, max(0, min(limit, MAX_LISTED))),
             ).fetchall()
-        return tuple(_recorded(row) for row in rows)
+        return tuple(recorded_of(row) for row in rows)
 
     def latest(self) -> int:
         """The number of the last entry; 0 where there is none.
@@ -390,59 +465,8 @@ class SqliteJournal:
             raise ServiceError(Code.JOURNAL_FAILED, detail)
 
 
-def _row(entry: JournalEntry) -> tuple[bytes, int, int, str, str, bytes]:
-    body = canonical.encode(entry.body)
-    if len(entry.entry_id) != ENTRY_ID_BYTES:
-        raise _malformed(f"entry id of {len(entry.entry_id)} bytes")
-    if not 0 <= entry.time <= _MAX_TIME:
-        raise _malformed(f"time {entry.time}")
-    if len(body) > MAX_BODY_BYTES:
-        raise _malformed(f"body of {len(body)} bytes")
-    for word in (entry.protocol_class, entry.code):
-        if not 1 <= len(word) <= _MAX_WORD_CHARS or not word.isascii():
-            raise _malformed("protocol class and code are short ASCII words")
-    return (
-        entry.entry_id,
-        entry.time,
-        int(entry.granted),
-        str(entry.protocol_class),
-        str(entry.code),
-        body,
-    )
-
-
-def _redemption(redemption: NonceRedemption) -> Redemption:
-    if not 1 <= len(redemption.nonce) <= _MAX_NONCE_BYTES:
-        raise _malformed(f"nonce of {len(redemption.nonce)} bytes")
-    if len(redemption.request_hash) != _HASH_BYTES:
-        raise _malformed(f"request hash of {len(redemption.request_hash)} bytes")
-    if not 0 <= redemption.expires_at <= _MAX_TIME:
-        raise _malformed(f"expiry {redemption.expires_at}")
-    covered = canonical.labelled(Label.REDEEMED_NONCE, redemption.nonce)
-    return Redemption(
-        nonce_hash=hashlib.sha256(covered).digest(),
-        expires_at=redemption.expires_at,
-        request_hash=redemption.request_hash,
-    )
-
-
-def _recorded(row: tuple[int, bytes, int, int, str, str, bytes]) -> RecordedEntry:
-    seq, entry_id, time, granted, protocol_class, code, body = row
-    try:
-        value = canonical.decode(body)
-    except RequestError as e:
-        detail = f"entry {seq} is damaged: {e.detail}"
-        raise ServiceError(Code.JOURNAL_FAILED, detail) from e
-    entry = JournalEntry(
-        entry_id=entry_id,
-        time=time,
-        granted=bool(granted),
-        protocol_class=protocol_class,
-        code=code,
-        body=value,
-    )
-    return RecordedEntry(seq=seq, entry=entry)
-
-
-def _malformed(detail: str) -> ServiceError:
-    return ServiceError(Code.JOURNAL_FAILED, f"not recorded: {detail}")
+def given_up(done: Future[bytes]) -> ServiceError:
+    """The error of an entry that no commit took in time; it is withdrawn, if it can."""
+    done.cancel()
+    detail = f"no commit within {RECORD_SECONDS:g} s"
+    return ServiceError(Code.JOURNAL_FAILED, detail)

@@ -52,6 +52,7 @@ __all__ = [
     "log_signer",
     "read_head",
     "read_leaves",
+    "read_tile_roots",
     "require_checkpoint",
     "root_at",
     "sign_head",
@@ -123,13 +124,15 @@ class Log:
         self._key = key
         self._signer: NoteSigner | None = None
         self._head: Head | None = None
+        self._owed: Head | None = None
 
     def begin(self, connection: sqlite3.Connection) -> Head:
         """The head to go on from, after what was checked.
 
         1. The newest entry is the head's last.
         2. The head is the one that this process left, or a later one.
-        3. A later one follows from the rows in between.
+        3. A later one follows from the rows in between. Where it follows from a head
+           that is owed, that one is owed no more.
         4. The log's key signed it.
 
         Raises:
@@ -141,7 +144,7 @@ class Log:
         before = self._head
         if head == before:
             return head
-        if before is not None:
+        if before is not None and not self._settled(connection, head):
             _require_later(connection, before, head)
         self._require_signed(head)
         self._head = head
@@ -173,9 +176,31 @@ class Log:
         """The newest head that this process signed, or checked to go on from."""
         return self._head
 
+    @property
+    def owes(self) -> bool:
+        """Whether a head was signed of which nobody knows that the file has it."""
+        return self._owed is not None
+
+    def owe(self, grown: Grown) -> None:
+        """The commit begins: the host may get to see the head, even if it fails."""
+        self._owed = grown.head
+
     def committed(self, grown: Grown) -> None:
         """What was appended is durable."""
         self._head = grown.head
+        self._owed = None
+
+    def _settled(self, connection: sqlite3.Connection, head: Head) -> bool:
+        """Whether the head has what was owed; a commit may fail and be done."""
+        if self._owed is None:
+            return False
+        if head != self._owed:
+            try:
+                _require_later(connection, self._owed, head)
+            except ServiceError:
+                return False
+        self._owed = None
+        return True
 
     def _require_signed(self, head: Head) -> None:
         if self._key is None:
@@ -234,11 +259,19 @@ def sign_head(
     return Head(head.log_id, frontier, checkpoint)
 
 
-def read_leaves(connection: sqlite3.Connection, start: int, end: int) -> list[bytes]:
+def read_leaves(
+    connection: sqlite3.Connection, start: int, end: int, *, marked: str = ""
+) -> list[bytes]:
     """The entries from leaf ``start`` up to, and without, leaf ``end``.
 
+    Args:
+        connection: to the journal's file.
+        start: first leaf.
+        end: the one behind the last.
+        marked: what the class of each must begin with, as it is read here.
+
     Raises:
-        ServiceError: ``log_tampered``, where one is missing.
+        ServiceError: ``log_tampered``, where one is missing, or not marked so.
         sqlite3.Error: the file cannot be read.
     """
     rows = connection.execute(
@@ -248,11 +281,33 @@ def read_leaves(connection: sqlite3.Connection, start: int, end: int) -> list[by
     ).fetchall()
     if [row[0] for row in rows] != list(range(start + 1, end + 1)):
         _tampered(f"entries between {start + 1} and {end} are missing")
+    if not all(isinstance(row[4], str) and row[4].startswith(marked) for row in rows):
+        _tampered(f"the class of an entry behind {start} was changed")
     try:
         return [entry_bytes(row[1:]) for row in rows]
     except (TypeError, TightsealError) as e:
         detail = f"log: an entry behind {start} is of no form that is written"
         raise ServiceError(Code.LOG_TAMPERED, detail) from e
+
+
+def read_tile_roots(
+    connection: sqlite3.Connection, start: int, end: int
+) -> list[bytes]:
+    """The roots of full tiles of level 0, from one up to, and without, another.
+
+    Raises:
+        ServiceError: ``log_tampered``, where one is missing or no hash.
+        sqlite3.Error: the file cannot be read.
+    """
+    rows = connection.execute(
+        "SELECT place, hash FROM tile WHERE place >= ? AND place < ? ORDER BY place",
+        (start, end),
+    ).fetchall()
+    if [row[0] for row in rows] != list(range(start, end)):
+        _tampered(f"hashes of tiles between {start} and {end} are missing")
+    if any(not isinstance(h, bytes) or len(h) != HASH_BYTES for _, h in rows):
+        _tampered("a hash of a tile is none")
+    return [row[1] for row in rows]
 
 
 def require_last(connection: sqlite3.Connection, head: Head) -> None:
@@ -336,21 +391,36 @@ def check_log(
     return head
 
 
-def root_at(connection: sqlite3.Connection, size: int) -> bytes:
-    """The root that the log had at a size, as tile roots and rows say now.
+def root_at(connection: sqlite3.Connection, size: int, *, head: Head) -> bytes:
+    """The root that a log had at a size, as what leads to its head says.
+
+    All is read once: the host may show another file at each reading.
 
     Args:
         connection: to the journal's file.
-        size: at most the log's.
+        size: at most the head's.
+        head: that the log has, or had.
 
     Raises:
-        ServiceError: ``log_tampered``, where rows are missing.
+        ServiceError: ``log_tampered``, where rows are missing, or do not lead there.
         sqlite3.Error: the file cannot be read.
     """
-    tiles = size // TILE_WIDTH
+    tiles, width = divmod(head.frontier.size, TILE_WIDTH)
     roots = _tile_roots(connection, tiles, more=True)
-    rest = read_leaves(connection, tiles * TILE_WIDTH, size)
-    return _frontier(roots, [leaf_hash(leaf) for leaf in rest]).root()
+    last = _leaf_hashes(connection, tiles, width)
+    place, rest = divmod(size, TILE_WIDTH)
+    if size > head.frontier.size or _frontier(roots, last) != head.frontier:
+        _tampered(f"its entries do not lead to the head of {head.frontier.size}")
+    if place < tiles and rest:
+        last = _leaf_hashes(connection, place, TILE_WIDTH)
+        if full_tile_root(last) != roots[place]:
+            _tampered(f"entries behind {place * TILE_WIDTH} were changed")
+    return _frontier(roots[:place], last[:rest]).root()
+
+
+def _leaf_hashes(connection: sqlite3.Connection, tile: int, width: int) -> list[bytes]:
+    start = tile * TILE_WIDTH
+    return [leaf_hash(e) for e in read_leaves(connection, start, start + width)]
 
 
 def _tile_roots(
@@ -363,6 +433,9 @@ def _tile_roots(
     ).fetchall()
     if [row[0] for row in rows] != list(range(count)):
         _tampered(f"{len(rows)} hashes of tiles, expected {count}")
+    # SQLite gives what type the file says, whatever the schema does.
+    if any(not isinstance(h, bytes) or len(h) != HASH_BYTES for _, h in rows):
+        _tampered("a hash of a tile is none")
     return [row[1] for row in rows]
 
 

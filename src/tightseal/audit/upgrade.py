@@ -132,7 +132,9 @@ def _take_over(
     last = connection.execute("SELECT max(seq) FROM journal").fetchone()[0] or 0
     frontier = EMPTY
     for start in range(0, last, _PAGE):
-        leaves = read_leaves(connection, start, min(start + _PAGE, last))
+        end = min(start + _PAGE, last)
+        # Pages that did not fit into memory lay with the host since they were marked.
+        leaves = read_leaves(connection, start, end, marked=UNSIGNED)
         frontier = _grown(connection, frontier, leaves)
     taken = TakenOver(frontier.size, frontier.root())
     body = canonical.encode({"entries": taken.entries, "root": taken.root})

@@ -33,6 +33,7 @@ from tightseal.audit.note import (
     Note,
     NoteKey,
     NoteSigner,
+    SignatureLine,
     base64_text,
     parse_note,
     parse_signature_lines,
@@ -163,8 +164,10 @@ class Witness:
         with self._lock:
             self._require_growth(trust, submission, checked.checkpoint)
             line = self._signer.sign(checked.note.text, now=now)
-            own = [s for s in checked.note.signatures if s.name == trust.log.name]
-            note = Note(checked.note.text, (*own, line))
+            # Of the lines only the one that was checked: anybody may submit, and what
+            # is kept with lines of theirs may be more than can be read again.
+            own = _line_of(checked.note, trust.log)
+            note = Note(checked.note.text, (own, line))
             self._store.write(_path(claimed.origin), note.encode())
             self._store.flush()
         return f"{line}\n".encode()
@@ -251,6 +254,12 @@ def merge_cosignatures(note: Note, answer: bytes, witnesses: Iterable[NoteKey]) 
     if len(kept) + len(added) > MAX_SIGNATURES:
         _malformed(f"more than {MAX_SIGNATURES} signatures")
     return Note(note.text, (*kept, *added.values()))
+
+
+def _line_of(note: Note, key: NoteKey) -> SignatureLine:
+    """The first line of a key that signed the note."""
+    named = key.name, key.key_id
+    return next(s for s in note.signatures if (s.name, s.key_id) == named)
 
 
 def _path(origin: str) -> str:

@@ -4,6 +4,11 @@
 A commit costs an fsync, whatever it holds. So the thread takes everything that waits,
 commits once, and then tells each caller its own outcome. No outcome is told before the
 commit is durable, and one caller's conflict does not touch the others.
+
+A commit that fails may have shown the host everything: the signed head, and responses
+with their proofs. So its entries are owed to the log. They are entered again, in their
+order and before anything else is signed; else the host could deliver such a response,
+and the log would have neither its entry nor the tree that was signed for it.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -28,13 +34,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "ERA_STEP",
     "MAX_BATCH",
+    "MAX_ERA",
     "PURGE_MARGIN_SECONDS",
     "PURGE_PER_COMMIT",
     "GroupWriter",
     "Redemption",
     "Write",
     "judge_kept",
+    "purge_mark",
+    "require_era",
 ]
 
 MAX_BATCH: Final = 256
@@ -47,6 +57,13 @@ workers whose clocks differ. What comes later is refused by how far purging went
 PURGE_PER_COMMIT: Final = 64
 """Most expired nonces that a small commit drops, so that none takes long."""
 
+ERA_STEP: Final = 1 << 53
+"""The mark of purging is ``era * ERA_STEP`` and the newest expiry that was purged in
+that era. Times are below it, so the mark only rises, whatever clocks do."""
+
+MAX_ERA: Final = 1023
+"""The last era: SQLite's numbers end there."""
+
 _LOCK_PAUSE: Final = 0.0005
 """Seconds between two tries for the lock; SQLite's own waits grow to 0.1 s."""
 
@@ -55,11 +72,12 @@ _Outcome: TypeAlias = "bytes | TightsealError"
 
 @dataclass(frozen=True, slots=True)
 class Redemption:
-    """A nonce to burn: hash of the nonce, its expiry, hash of the request."""
+    """A nonce to burn: its hash, expiry and era, and the hash of the request."""
 
     nonce_hash: bytes
     expires_at: int
     request_hash: bytes
+    era: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +103,17 @@ class GroupWriter:
         self._log = Log(log_key)
         self.refused: TightsealError | None = None
         """Why the last entries were refused, where the log was changed."""
+        self.condemned: ServiceError | None = None
+        """Why no entry is taken any more, whatever the file says."""
         self._max_waiting = max_waiting
         self._identity = _identity(path)
         self._connection: sqlite3.Connection | None = None
         self._waiting: list[Write] = []
+        self._owed: list[Write] = []
         self._wake = threading.Condition()
         self._closed = False
+        if log_key is not None:
+            self._hold(path)
         self._thread = threading.Thread(
             target=self._run, name="tightseal-journal", daemon=True
         )
@@ -104,6 +127,8 @@ class GroupWriter:
                 ``close``.
         """
         with self._wake:
+            if self.condemned is not None:
+                raise ServiceError(self.condemned.code, self.condemned.detail)
             if not self.alive:
                 raise ServiceError(Code.JOURNAL_FAILED, "the journal is closed")
             if len(self._waiting) >= self._max_waiting:
@@ -134,10 +159,24 @@ class GroupWriter:
             self._wake.notify()
         self._thread.join(timeout)
 
+    def _hold(self, path: Path) -> None:
+        """Go on from the head as it is now: nothing older counts before an entry, too.
+
+        Else a file could be put back between the checks of a start and the first entry.
+        """
+        try:
+            with closing(connect(path, busy_seconds=BUSY_SECONDS)) as connection:
+                connection.execute("BEGIN")
+                self._log.begin(connection)
+        except sqlite3.Error as e:
+            raise wrapped(e, "opening the log") from e
+
     def _run(self) -> None:
         try:
             while batch := self._take():
                 self._serve(batch)
+            if self._owed:
+                self._serve([])
         finally:
             self._disconnect()
             with self._wake:
@@ -184,23 +223,38 @@ class GroupWriter:
         if self._connection is None:
             self._connection = connect(self._path, busy_seconds=BUSY_SECONDS)
             self._connection.execute("PRAGMA busy_timeout = 0")
-        connection = self._connection
+        if self._owed:
+            self._write(self._connection, self._owed, again=True)
+        return self._write(self._connection, batch, again=False) if batch else []
+
+    def _write(
+        self, connection: sqlite3.Connection, batch: list[Write], *, again: bool
+    ) -> list[_Outcome]:
+        """One transaction; ``again`` is for a batch that is owed."""
         _patiently(connection, "BEGIN IMMEDIATE")
         try:
             head = self._log.begin(connection)
-            step = _Step(connection, head.frontier.size)
+            if again and not self._log.owes:
+                connection.execute("ROLLBACK")
+                self._owed = []
+                return []
+            step = _Step(connection, head.frontier.size, again=again)
             step.enter(batch)
             grown = self._log.append(connection, head, step.leaves)
             outcomes = step.answer(grown)
             # At least what this commit adds, or a steady load would outgrow purging.
             most = max(PURGE_PER_COMMIT, 2 * len(batch))
             _purge(connection, now=max(write.time for write in batch), most=most)
+            if step.leaves:
+                self._log.owe(grown)
+                self._owed = step.entered
             _patiently(connection, "COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
         self._log.committed(grown)
+        self._owed = []
         return outcomes
 
     def _disconnect(self) -> None:
@@ -227,14 +281,20 @@ class _Step:
 
     An answer may hold the proof that its entry is in the log, and for that the whole
     batch has to be in the tree first.
+
+    ``again``: every entry is owed to the log, whatever the file says of its nonce.
     """
 
-    def __init__(self, connection: sqlite3.Connection, size: int) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, size: int, *, again: bool
+    ) -> None:
         self._connection = connection
         self._size = size
+        self._again = again
         self._burned: dict[bytes, tuple[bytes, int]] = {}
         self._found: list[tuple[Write, _Outcome | int]] = []
         self.leaves: list[bytes] = []
+        self.entered: list[Write] = []
 
     def enter(self, batch: Sequence[Write]) -> None:
         """Enter what is new; of the rest there is an outcome, or an earlier write."""
@@ -264,13 +324,13 @@ class _Step:
     def _known(self, write: Write) -> _Outcome | int | None:
         """What was answered before, also by a write of this very batch."""
         redemption = write.redemption
-        if redemption is None:
+        if redemption is None or self._again:
             return None
         if redemption.nonce_hash in self._burned:
             before, at = self._burned[redemption.nonce_hash]
             judge_kept((before, b""), redemption.request_hash)
             return at
-        return _kept(self._connection, redemption)
+        return _kept(self._connection, redemption, now=write.time)
 
     def _entered(self, write: Write, at: int) -> _Outcome | int:
         seq = self._size + len(self.leaves) + 1
@@ -281,8 +341,11 @@ class _Step:
                 (seq, *write.row),
             )
         except sqlite3.IntegrityError as e:
+            if self._again:
+                raise
             return wrapped(e, "entry refused")
         self.leaves.append(leaf_hash(entry_bytes(write.row)))
+        self.entered.append(write)
         if write.redemption is not None:
             burned = write.redemption.request_hash, at
             self._burned[write.redemption.nonce_hash] = burned
@@ -293,9 +356,11 @@ class _Step:
         if callable(response):
             response = response(grown.proof(index).encode())
         if redemption is not None:
+            # Of one that is owed another process may have kept an answer since.
+            kept = "INSERT OR IGNORE" if self._again else "INSERT"
             self._connection.execute(
-                "INSERT INTO redeemed (nonce_hash, expires_at, request_hash, response)"
-                " VALUES (?, ?, ?, ?)",
+                f"{kept} INTO redeemed"
+                " (nonce_hash, expires_at, request_hash, response) VALUES (?, ?, ?, ?)",
                 (
                     redemption.nonce_hash,
                     redemption.expires_at,
@@ -306,20 +371,50 @@ class _Step:
         return response
 
 
-def _kept(connection: sqlite3.Connection, redemption: Redemption) -> bytes | None:
+def purge_mark(connection: sqlite3.Connection) -> tuple[int, int]:
+    """The era, and the newest expiry that was purged in it.
+
+    Raises:
+        ServiceError: ``journal_failed``, where the mark is gone.
+    """
+    mark = connection.execute("SELECT through FROM purged").fetchone()
+    if mark is None:
+        # The file lies with the host, and without the mark nothing stops a revival.
+        raise ServiceError(Code.JOURNAL_FAILED, "the mark of purging is gone")
+    if mark[0] < 0:
+        return 0, mark[0]
+    era, through = divmod(mark[0], ERA_STEP)
+    return era, through
+
+
+def require_era(redemption: Redemption, *, era: int) -> None:
+    """Refuse a nonce of another era: its row may be among those dropped.
+
+    Raises:
+        EvidenceError: ``nonce_expired``.
+    """
+    if redemption.era != era:
+        detail = f"nonce of era {redemption.era}, now {era}: the clock was set back"
+        raise EvidenceError(Code.NONCE_EXPIRED, detail)
+
+
+def _kept(
+    connection: sqlite3.Connection, redemption: Redemption, *, now: int
+) -> bytes | None:
     row = connection.execute(
         "SELECT request_hash, response FROM redeemed WHERE nonce_hash = ?",
         (redemption.nonce_hash,),
     ).fetchone()
     if row is not None:
         return judge_kept(row, redemption.request_hash)
-    mark = connection.execute("SELECT through FROM purged").fetchone()
-    if mark is None:
-        # The file lies with the host, and without the mark nothing stops a revival.
-        raise ServiceError(Code.JOURNAL_FAILED, "the mark of purging is gone")
-    through = mark[0]
+    era, through = purge_mark(connection)
+    require_era(redemption, era=era)
     if redemption.expires_at <= through:
         # Its row may be among those dropped: a clock set back must not revive it.
+        if now < through and era < MAX_ERA:
+            # Nor must it shut out what is minted from now on.
+            mark = ((era + 1) * ERA_STEP,)
+            connection.execute("UPDATE purged SET through = ?", mark)
         detail = f"nonce expired at {redemption.expires_at}, purged through {through}"
         raise EvidenceError(Code.NONCE_EXPIRED, detail)
     return None
@@ -337,7 +432,9 @@ def _purge(connection: sqlite3.Connection, *, now: int, most: int) -> None:
     connection.executemany(
         "DELETE FROM redeemed WHERE nonce_hash = ?", [(h,) for h, _ in oldest]
     )
-    connection.execute("UPDATE purged SET through = max(through, ?)", (oldest[-1][1],))
+    era, _ = purge_mark(connection)
+    mark = (era * ERA_STEP + oldest[-1][1],)
+    connection.execute("UPDATE purged SET through = max(through, ?)", mark)
 
 
 def _patiently(connection: sqlite3.Connection, statement: str) -> None:

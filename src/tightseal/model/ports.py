@@ -8,6 +8,7 @@ the model.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -123,11 +124,13 @@ class NonceRedemption:
         nonce: the nonce itself.
         expires_at: Unix seconds after which the row may be dropped.
         request_hash: SHA-256 of the whole request, byte for byte.
+        era: the recorder's era in which the nonce was minted.
     """
 
     nonce: bytes
     expires_at: int
     request_hash: bytes
+    era: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +189,34 @@ class Recorder(Protocol):
             EvidenceError: ``nonce_replayed``, where the nonce was redeemed by another
                 request.
             ServiceError: ``journal_failed``; then nothing may leave.
+        """
+        ...
+
+    def submit(
+        self,
+        entry: JournalEntry,
+        *,
+        redemption: NonceRedemption | None,
+        response: bytes | Completion,
+    ) -> Future[bytes]:
+        """``record`` without waiting; the future gets its result or its error.
+
+        Raises:
+            ServiceError: ``overloaded``, ``journal_failed``; then nothing was entered.
+        """
+        ...
+
+    def nonce_era(self) -> int:
+        """What new nonces are to be minted in.
+
+        A redeemed nonce is forgotten some time after it expired, and nonces from before
+        that time are refused from then on. A clock that was set back since would mint
+        just such nonces, and nothing could be released until it gets there again. So
+        that begins another era, whose nonces are none of those that were forgotten,
+        and nonces of the eras before are refused.
+
+        Raises:
+            ServiceError: ``journal_failed``.
         """
         ...
 

@@ -59,6 +59,10 @@ class MarkedLog(Protocol):
         """The root that the log had at a size, as its rows say now."""
         ...
 
+    def condemn(self, error: ServiceError) -> None:
+        """Take no entry any more."""
+        ...
+
     def record(
         self, entry: JournalEntry, *, redemption: None, response: bytes
     ) -> bytes:
@@ -94,6 +98,7 @@ class LogMark:
         self._journal = journal
         self._clock = clock
         self._marked = 0
+        self._through = 0, b""
 
     def begin(self, *, alone: bool, ended: frozenset[bytes], entry_id: bytes) -> None:
         """Make the log known to the state, where it is not, before it is gone on with.
@@ -109,15 +114,18 @@ class LogMark:
             ServiceError: ``log_tampered``, where another log is in this one's place, or
                 this one was said to be over; what store and journal raise.
         """
-        log_id = self._journal.head().log_id
+        log_id = self._head().log_id
         if log_id in ended:
             raise _over(log_id)
         known = self._known()
         over = {log for log in ended if log in known and not known[log].over}
         if log_id not in known and alone:
             _require_none_left(log_id, known, over)
-        if log_id in known and not over:
-            return
+        if log_id in known:
+            # First: an entry in a journal that was put back would be a second tree.
+            self.require()
+            if not over:
+                return
         self._journal.record(
             self._begun(log_id, known, over, entry_id), redemption=None, response=b""
         )
@@ -139,7 +147,7 @@ class LogMark:
         Raises:
             ServiceError: ``log_tampered``; what the store raises.
         """
-        head = self._journal.head()
+        head = self._head()
         mark = self._mark(head)
         if mark is None:
             detail = f"log {head.log_id.hex()} is not known to the state"
@@ -149,18 +157,27 @@ class LogMark:
         if head.frontier.size < mark.size:
             detail = f"{head.frontier.size} entries, and the state saw {mark.size}"
             raise ServiceError(Code.LOG_TAMPERED, f"log: {detail}: it was put back")
-        if self._journal.root_at(mark.size) != mark.root:
-            detail = f"other entries up to {mark.size} than the state saw"
-            raise ServiceError(Code.LOG_TAMPERED, f"log: {detail}")
+        self._require_through(mark)
         self._marked = mark.size
 
     def look(self) -> None:
         """Remember the newest head, where there is one since the last look.
 
+        Where the state knows better, the journal takes no entry from then on.
+
         Raises:
-            ServiceError: ``log_tampered``, where the log was said to be over; what the
+            ServiceError: ``log_tampered``, where the log was said to be over, or what
+                another process had the state take is no beginning of it; what the
                 store raises.
         """
+        try:
+            self._look()
+        except ServiceError as e:
+            if e.code is Code.LOG_TAMPERED:
+                self._journal.condemn(e)
+            raise
+
+    def _look(self) -> None:
         head = self._journal.signed_head()
         if head is None or head.frontier.size <= self._marked:
             return
@@ -169,13 +186,42 @@ class LogMark:
             raise _over(head.log_id)
         try:
             if changes := _raised(head, mark):
+                if mark is not None:
+                    self._require_through(mark)
                 self._store.batch(changes, now=self._clock())
+                self._through = head.frontier.size, head.frontier.root()
         except ServiceError as e:
             # Another worker of this provider marked meanwhile; the next look goes on.
             if e.code not in _LOST_RACE:
                 raise
         else:
             self._marked = head.frontier.size
+
+    def _require_through(self, mark: _Mark) -> None:
+        """Check that our entries lead through a mark.
+
+        The host can give each process another copy of the journal, and one key signs
+        both: so what another process marked must be our past, or ours is no log.
+        """
+        if (mark.size, mark.root) == self._through:
+            return
+        if self._journal.root_at(mark.size) != mark.root:
+            detail = f"other entries up to {mark.size} than the state saw"
+            raise ServiceError(Code.LOG_TAMPERED, f"log: {detail}")
+        self._through = mark.size, mark.root
+
+    def taken(self) -> tuple[int, bytes]:
+        """Size and root of the newest head of this log that the state has taken.
+
+        Raises:
+            ServiceError: ``log_tampered``, where the state does not know the log, or
+                knows that it is over; what the store raises.
+        """
+        head = self._head()
+        mark = self._mark(head)
+        if mark is None or mark.over:
+            raise _over(head.log_id)
+        return mark.size, mark.root
 
     def _begun(
         self,
@@ -200,7 +246,7 @@ class LogMark:
 
     def _changes(self, over: set[bytes]) -> list[Change]:
         known = self._known()
-        head = self._journal.head()
+        head = self._head()
         return [
             *_raised(head, known.get(head.log_id)),
             *(
@@ -213,6 +259,10 @@ class LogMark:
     def _known(self) -> dict[bytes, _Mark]:
         found = self._store.scan(LOG_HEAD_KIND, now=self._clock())
         return {_log_id(record): _mark(record) for record in found}
+
+    def _head(self) -> Head:
+        """What this process goes on from: a host may show each reader another file."""
+        return self._journal.signed_head() or self._journal.head()
 
     def _mark(self, head: Head) -> _Mark | None:
         try:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nonces that carry their own proof: nothing is stored until one is redeemed.
 
-A nonce is 56 bytes: 16 random bytes, its expiry (8 bytes, big-endian Unix seconds), and
-HMAC-SHA256 over both under a label of the registry. Whoever holds the MAC key can check
-one without having minted it, so workers share nothing but that key. That a nonce is
-used once is not known here: the recorder burns it.
+A nonce is 56 bytes: its era (2 bytes, big-endian), 14 random bytes, its expiry (8
+bytes, big-endian Unix seconds), and HMAC-SHA256 over all of it under a label of the
+registry. Whoever holds the MAC key can check one without having minted it, so workers
+share nothing but that key. That a nonce is used once is not known here: the recorder
+burns it. The era is the recorder's, which refuses nonces of any but its own: see
+``Recorder.nonce_era``.
 """
 
 from __future__ import annotations
@@ -22,7 +24,14 @@ if TYPE_CHECKING:
 
     from tightseal.model.secret import Secret
 
-__all__ = ["MAX_LIFE", "MAX_SKEW", "MIN_LIFE", "NONCE_BYTES", "NonceMint"]
+__all__ = [
+    "MAX_LIFE",
+    "MAX_SKEW",
+    "MIN_LIFE",
+    "NONCE_BYTES",
+    "NonceMint",
+    "era_of",
+]
 
 NONCE_BYTES: Final = 56
 """Length of a nonce."""
@@ -34,7 +43,10 @@ MAX_LIFE: Final = 3600
 MAX_SKEW: Final = 5
 """How far the clocks of two workers may differ, in seconds."""
 
-_RANDOM_BYTES: Final = 16
+_ERA_BYTES: Final = 2
+_HEAD_BYTES: Final = 16
+"""Era and random bytes."""
+
 _EXPIRY_BYTES: Final = 8
 _MAC_KEY_BYTES: Final = 32
 _MAX_TIME: Final = (1 << 53) - 1
@@ -72,24 +84,31 @@ class NonceMint:
         self._life = life
         self._random = random
 
-    def mint(self, now: int) -> tuple[bytes, int]:
+    def mint(self, now: int, *, era: int = 0) -> tuple[bytes, int]:
         """A fresh nonce, and the Unix second from which on it is refused.
 
+        Args:
+            now: Unix seconds.
+            era: the recorder's.
+
         Raises:
-            ServiceError: ``internal``, where ``now`` is no time.
+            ServiceError: ``internal``, where ``now`` is no time, or ``era`` is none.
         """
         expires_at = now + self._life
         if not 0 <= now <= expires_at <= _MAX_TIME:
             raise ServiceError(Code.INTERNAL, f"no time: {now}")
-        random = self._random(_RANDOM_BYTES)
+        if not 0 <= era < 1 << 8 * _ERA_BYTES:
+            raise ServiceError(Code.INTERNAL, f"no era: {era}")
+        head = era.to_bytes(_ERA_BYTES, "big")
+        head += self._random(_HEAD_BYTES - _ERA_BYTES)
         expiry = expires_at.to_bytes(_EXPIRY_BYTES, "big")
-        return random + expiry + self._mac(random, expires_at), expires_at
+        return head + expiry + self._mac(head, expires_at), expires_at
 
     def check(self, nonce: bytes, now: int) -> int:
         """The expiry of a nonce that was minted under this key and still lives.
 
         The MAC is compared in constant time, before the expiry is believed. Does not
-        check whether the nonce was redeemed before.
+        check whether the nonce was redeemed before, nor its era.
 
         Raises:
             EvidenceError: ``nonce_unknown``, where this key did not mint it;
@@ -100,11 +119,11 @@ class NonceMint:
         if len(nonce) != NONCE_BYTES:
             detail = f"nonce of {len(nonce)} bytes, expected {NONCE_BYTES}"
             raise EvidenceError(Code.NONCE_UNKNOWN, detail)
-        random = nonce[:_RANDOM_BYTES]
-        expiry = nonce[_RANDOM_BYTES : _RANDOM_BYTES + _EXPIRY_BYTES]
+        head = nonce[:_HEAD_BYTES]
+        expiry = nonce[_HEAD_BYTES : _HEAD_BYTES + _EXPIRY_BYTES]
         expires_at = int.from_bytes(expiry, "big")
-        mac = nonce[_RANDOM_BYTES + _EXPIRY_BYTES :]
-        if not hmac.compare_digest(mac, self._mac(random, expires_at)):
+        mac = nonce[_HEAD_BYTES + _EXPIRY_BYTES :]
+        if not hmac.compare_digest(mac, self._mac(head, expires_at)):
             raise EvidenceError(Code.NONCE_UNKNOWN, "nonce was not minted here")
         if now >= expires_at:
             detail = f"nonce expired at {expires_at}, now {now}"
@@ -114,6 +133,11 @@ class NonceMint:
             raise ServiceError(Code.CLOCK_BEHIND, detail)
         return expires_at
 
-    def _mac(self, random: bytes, expires_at: int) -> bytes:
-        covered = labelled(Label.NONCE_MAC, [random, expires_at])
+    def _mac(self, head: bytes, expires_at: int) -> bytes:
+        covered = labelled(Label.NONCE_MAC, [head, expires_at])
         return hmac.digest(self._mac_key.reveal(), covered, "sha256")
+
+
+def era_of(nonce: bytes) -> int:
+    """The era of a nonce that was checked."""
+    return int.from_bytes(nonce[:_ERA_BYTES], "big")
