@@ -14,7 +14,14 @@ from log_support import append, opened, signer_of
 
 from tightseal.audit.checkpoint import Checkpoint, Trust, sign_checkpoint
 from tightseal.audit.merkle import EMPTY_ROOT
-from tightseal.audit.note import Note, NoteSigner, SignatureType, parse_note
+from tightseal.audit.note import (
+    MAX_SIGNATURES,
+    Note,
+    NoteSigner,
+    SignatureLine,
+    SignatureType,
+    parse_note,
+)
 from tightseal.audit.publish import publish
 from tightseal.audit.tilefiles import FileTileStore
 from tightseal.audit.verify import prove_consistency, read_checkpoint
@@ -91,6 +98,26 @@ def test_the_same_checkpoint_is_cosigned_again(witness: Witness, log: Log) -> No
     again = witness.add_checkpoint(log.submission(300).encode(), now=NOW + 9)
     note = parse_note(log.submission(0).checkpoint)
     assert merge_cosignatures(note, again, [SIGNER.key]).verified([SIGNER.key])
+
+
+@pytest.mark.parametrize("junk", ["other keys of its name", "its own line again"])
+def test_lines_that_anybody_added_do_not_end_a_witness(
+    witness: Witness, log: Log, junk: str
+) -> None:
+    """With one more line, its own, the note would be more than can be read again."""
+    name, honest = log.signer.key.name, log.submission(0)
+    note = parse_note(honest.checkpoint)
+    more: tuple[SignatureLine, ...] = note.signatures * (MAX_SIGNATURES - 1)
+    if junk == "other keys of its name":
+        ids = (at.to_bytes(4, "big") for at in range(MAX_SIGNATURES - 1))
+        more = tuple(SignatureLine(name, key_id, b"x") for key_id in ids)
+    full = Note(note.text, (*note.signatures, *more)).encode()
+    witness.add_checkpoint(Submission(0, (), full).encode(), now=NOW)
+    kept = parse_note(witness.checkpoint(origin_hash(name)))
+    assert [line.name for line in kept.signatures] == [name, SIGNER.key.name]
+    log.grow(10, 300)
+    witness.add_checkpoint(log.submission(300).encode(), now=NOW)
+    assert cosigned_size(witness, log) == 310
 
 
 def test_a_proof_from_another_size_is_told_the_right_one(

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -26,6 +26,9 @@ from tightseal.service import witness as served
 
 NOW = 1_790_000_000
 STARTED = "witness "
+SILENT, SOURCES = 600, 10
+"""Connections that say nothing, and the addresses that they come from: more than a
+witness takes, of all and of each."""
 
 
 def log_key(log_id: bytes) -> bytes:
@@ -233,8 +236,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.parametrize("forked", [9, 4], ids=["longer", "as-long"])
 def test_witnesses_cosign_and_find_a_fork(
-    provider: Provider, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    provider: Provider,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    forked: int,
 ) -> None:
     folder = tmp_path / "w1"
     key = made_witness(folder, capsys)
@@ -264,7 +271,7 @@ def test_witnesses_cosign_and_find_a_fork(
             left.unlink()
         provider.path.write_bytes(older)
         provider.size = 1000
-        provider.record(9)
+        provider.record(forked)
         provider.tiles = tmp_path / "fork"
         assert provider.export() == 0
         assert provider.of_tiles("verify") == 0, "alone it looks whole"
@@ -304,6 +311,41 @@ def test_what_a_witness_answers_over_http(
         assert good.content.startswith("\N{EM DASH} witness.example/w2 ".encode())
         nothing = httpx.get(f"{url}/{'0' * 64}/checkpoint", trust_env=False)
         assert nothing.status_code == 404
+
+
+def test_connections_that_say_nothing_keep_nobody_from_a_witness(
+    provider: Provider, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, port = tmp_path / "w4", free_port()
+    made_witness(folder, capsys)
+    assert provider.export() == 0
+    checkpoint = (provider.tiles / "checkpoint").read_bytes()
+    with running(folder, provider.key, port) as url, ExitStack() as silent:
+        for number in range(SILENT):
+            host = f"127.0.0.{1 + number % SOURCES}"
+            one = socket.create_connection(
+                ("127.0.0.1", port), source_address=(host, 0)
+            )
+            silent.enter_context(one)
+        good = httpx.post(
+            f"{url}/add-checkpoint",
+            content=b"old 0\n\n" + checkpoint,
+            trust_env=False,
+            timeout=30,
+        )
+        assert good.status_code == 200
+
+
+def test_an_address_that_is_taken_is_said(
+    provider: Provider, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "w5"
+    made_witness(folder, capsys)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        command = ["audit", "witness", "serve", str(folder), "--log", provider.key]
+        assert main([*command, "--port", port]) == 2
+    assert port in capsys.readouterr().err
 
 
 def test_a_body_that_does_not_end_is_given_up() -> None:

@@ -8,40 +8,32 @@ import time
 from pathlib import Path
 from typing import Annotated, Final
 
-import httpx
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from tightseal.audit.checkpoint import Trust, VerifiedCheckpoint, parse_number
+from tightseal.audit.checkpoint import Trust, VerifiedCheckpoint
 from tightseal.audit.note import NoteKey
 from tightseal.audit.tilefiles import FileTileStore, alone_in
-from tightseal.audit.tiles import CHECKPOINT_PATH
+from tightseal.audit.tiles import CHECKPOINT_PATH, TileStore
 from tightseal.audit.verify import prove_consistency, read_checkpoint
-from tightseal.audit.witness import Submission, Witness, merge_cosignatures
+from tightseal.audit.witness import Witness, merge_cosignatures
 from tightseal.cli import ui
-from tightseal.cli.audit_log import LogKeys
-from tightseal.errors import Code, ProviderError, ServiceError, SettingsError
-from tightseal.guest.http import Bounds, provider_url
+from tightseal.cli.audit_keys import LogKeys
+from tightseal.cli.audit_tiles import Tiles, written_tiles
+from tightseal.errors import Code, ServiceError, SettingsError
+from tightseal.guest.http import Bounds
 from tightseal.service.witness import (
-    ADD_CHECKPOINT_PATH,
-    SIZE_CONTENT_TYPE,
     new_witness_key,
     read_witness_key,
     serve_witness,
 )
+from tightseal.service.witness_client import WitnessClient
 
 __all__ = ["cosign", "witness_app"]
 
 BOUNDS: Final = Bounds(read=30.0, write=30.0, total=60.0, attempts=1)
-MAX_ANSWER_BYTES: Final = 65_536
-"""Longest answer of a witness that is read."""
-
 KEY_NAME: Final = "witness-key.json"
 MAX_PORT: Final = 65_535
-_ATTEMPTS: Final = 3
-_OK: Final = 200
-_CONFLICT: Final = 409
-_UNPROCESSABLE: Final = 422
 
 Json = Annotated[bool, Parameter("--json")]
 
@@ -111,7 +103,7 @@ def serve(
 
 def cosign(
     *,
-    tiles: Annotated[Path, Parameter("--tiles")],
+    tiles: Tiles,
     keys: LogKeys,
     url: Annotated[list[str], Parameter("--url")],
     as_json: Json = False,
@@ -122,7 +114,7 @@ def cosign(
     is by a key given with ``--witness``.
 
     Args:
-        tiles: folder that ``audit export`` wrote.
+        tiles: folder that ``audit export`` wrote, or ``postgresql://…``.
         keys: the log's key, the witnesses', and how many must have cosigned; all of
             them, where no threshold is given.
         url: submission prefix of a witness; can be given several times.
@@ -132,16 +124,16 @@ def cosign(
     if not trust.witnesses:
         raise SettingsError(Code.SETTINGS_INVALID, "give the witnesses' --witness")
     anyhow = Trust(trust.log, trust.witnesses)
-    store = FileTileStore(tiles)
     refused: list[str] = []
-    for address in url:
-        try:
-            answer = _submit(address, store, read_checkpoint(store, anyhow))
-            with alone_in(tiles, wait=True):
-                _keep(store, answer, anyhow)
-        except ServiceError as e:
-            refused.append(f"{address}: {e.code.value}: {e.detail}")
-    head = read_checkpoint(store, anyhow)
+    with written_tiles(tiles, trust.log.name) as store:
+        for address in url:
+            try:
+                answer = _submit(address, store, read_checkpoint(store, anyhow))
+                with store.alone(wait=True):
+                    _keep(store, answer, anyhow)
+            except ServiceError as e:
+                refused.append(f"{address}: {e.code.value}: {e.detail}")
+        head = read_checkpoint(store, anyhow)
     names = [one.key.name for one in head.witnesses]
     wanted = trust.threshold or len(trust.witnesses)
     if as_json:
@@ -162,7 +154,7 @@ def cosign(
     return ui.EXIT_YES if len(names) >= wanted else ui.EXIT_NO
 
 
-def _keep(store: FileTileStore, answer: bytes, trust: Trust) -> None:
+def _keep(store: TileStore, answer: bytes, trust: Trust) -> None:
     """Put cosignatures beside the log's own; of a newer checkpoint they are not.
 
     Raises:
@@ -176,54 +168,15 @@ def _keep(store: FileTileStore, answer: bytes, trust: Trust) -> None:
     store.flush()
 
 
-def _submit(address: str, store: FileTileStore, head: VerifiedCheckpoint) -> bytes:
-    """The signature lines that a witness answers with.
-
-    Raises:
-        ServiceError: ``log_forked``, where the witness saw another tree;
-            ``provider_unreachable``, ``provider_refused``, ``response_invalid``.
-    """
-    size, old = head.checkpoint.size, 0
-    for _ in range(_ATTEMPTS):
-        proof = prove_consistency(store, old, size) if old <= size else ()
-        body = Submission(old, proof, head.note.encode()).encode()
-        status, kind, answer = _post(address, body)
-        if status == _OK:
-            return answer
-        if status == _UNPROCESSABLE:
-            detail = f"the witness saw {old} entries that {size} do not go on from"
-            raise ServiceError(Code.LOG_FORKED, detail)
-        if status != _CONFLICT or kind != SIZE_CONTENT_TYPE:
-            detail = f"the witness answered {status}"
-            raise ProviderError(Code.PROVIDER_REFUSED, detail)
-        old = parse_number(answer.decode("ascii", "replace").removesuffix("\n"))
-        if old > size:
-            detail = f"the witness saw {old} entries, and {size} are published"
-            raise ServiceError(Code.LOG_FORKED, detail)
-    raise ProviderError(Code.PROVIDER_REFUSED, "others keep submitting; try again")
-
-
-def _post(address: str, body: bytes) -> tuple[int, str, bytes]:
-    url = provider_url(address)
-    deadline = time.monotonic() + BOUNDS.total
-    answer = bytearray()
+def _submit(address: str, store: TileStore, head: VerifiedCheckpoint) -> bytes:
+    """The signature lines that a witness answers with; raises as ``WitnessClient``."""
+    size = head.checkpoint.size
+    client = WitnessClient(address, bounds=BOUNDS)
     try:
-        with (
-            httpx.Client(
-                timeout=BOUNDS.timeout(),
-                headers={"accept-encoding": "identity"},
-                follow_redirects=False,
-                trust_env=False,
-            ) as http,
-            http.stream("POST", f"{url}{ADD_CHECKPOINT_PATH}", content=body) as reply,
-        ):
-            for part in reply.iter_raw():
-                answer += part
-                if len(answer) > MAX_ANSWER_BYTES or time.monotonic() > deadline:
-                    detail = "the witness's answer is too long, or too slow"
-                    raise ProviderError(Code.RESPONSE_INVALID, detail)
-    except httpx.HTTPError as e:
-        detail = f"{type(e).__name__}: {e}"
-        raise ProviderError(Code.PROVIDER_UNREACHABLE, detail) from e
-    kind = str(reply.headers.get("content-type", "")).partition(";")[0].strip()
-    return reply.status_code, kind, bytes(answer)
+        return client.submit(
+            head.note.encode(),
+            size=size,
+            prove=lambda old: prove_consistency(store, old, size),
+        )
+    finally:
+        client.close()

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -24,6 +23,7 @@ from tightseal.audit.witness import MAX_SUBMISSION_BYTES, StaleError, Witness
 from tightseal.durable import create_file
 from tightseal.errors import Code, RequestError, ServiceError, TightsealError
 from tightseal.model.ports import Clock
+from tightseal.service.witness_server import serve
 
 __all__ = [
     "ADD_CHECKPOINT_PATH",
@@ -36,10 +36,6 @@ __all__ = [
 
 ADD_CHECKPOINT_PATH: Final = "/add-checkpoint"
 SIZE_CONTENT_TYPE: Final = "text/x.tlog.size"
-MAX_CONNECTIONS: Final = 64
-"""Most requests that are served at once; more are answered 503."""
-
-KEEP_ALIVE_SECONDS: Final = 30
 BODY_SECONDS: Final = 10.0
 """For a body to arrive, in seconds."""
 
@@ -72,7 +68,9 @@ def witness_app(witness: Witness, clock: Clock) -> Starlette:
         except ClientDisconnect:
             return Response(status_code=400)
         except TightsealError as e:
-            return _refused(e)
+            # C2SP tlog-witness: another root for the size seen last is a conflict.
+            forked = e.code is Code.LOG_FORKED
+            return _refused(e, status=_CONFLICT if forked else e.info.status)
         return Response(line, status_code=_OK, media_type=_TEXT)
 
     async def read(http: Request) -> Response:
@@ -80,7 +78,7 @@ def witness_app(witness: Witness, clock: Clock) -> Starlette:
         try:
             data = await run_in_threadpool(partial(witness.checkpoint, wanted))
         except TightsealError as e:
-            return _refused(e)
+            return _refused(e, status=e.info.status)
         return Response(data, media_type=_TEXT)
 
     return Starlette(
@@ -92,17 +90,8 @@ def witness_app(witness: Witness, clock: Clock) -> Starlette:
 
 
 def serve_witness(witness: Witness, *, host: str, port: int, clock: Clock) -> None:
-    """Serve until a signal ends it."""
-    uvicorn.run(
-        witness_app(witness, clock),
-        host=host,
-        port=port,
-        access_log=False,
-        log_level="error",
-        limit_concurrency=MAX_CONNECTIONS,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        server_header=False,
-    )
+    """Serve until a signal ends it; raises as ``witness_server.serve``."""
+    serve(witness_app(witness, clock), host=host, port=port)
 
 
 def new_witness_key(
@@ -166,7 +155,7 @@ async def _body(http: Request) -> bytes:
     return bytes(body)
 
 
-def _refused(error: TightsealError) -> Response:
+def _refused(error: TightsealError, *, status: int) -> Response:
     log.warning("checkpoint_refused", code=error.code.value, detail=error.detail)
     text = f"{error.code.value}: {error.public}\n"
-    return Response(text, status_code=error.info.status, media_type=_TEXT)
+    return Response(text, status_code=status, media_type=_TEXT)
