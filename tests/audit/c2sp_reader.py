@@ -8,7 +8,8 @@ the hashes of RFC 6962. It shares no line with the program it reads after.
 import base64
 import hashlib
 import struct
-from collections.abc import Sequence
+import urllib.request
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -121,14 +122,37 @@ def tile_path(level: str, index: int, width: int) -> str:
     return f"tile/{level}/{name}" + (f".p/{width}" if width != 256 else "")
 
 
-def read_log(folder: Path, log: str, witnesses: Sequence[str] = ()) -> list[bytes]:
-    """Every entry, after all tiles of the checkpoint's tree were recomputed."""
-    note = (folder / "checkpoint").read_bytes()
+def in_folder(folder: Path) -> Callable[[str], bytes]:
+    return lambda path: (folder / path).read_bytes()
+
+
+def at_address(prefix: str) -> Callable[[str], bytes]:
+    def get(path: str) -> bytes:
+        # No proxy of this machine, and no header that asks for compression.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"{prefix}/{path}", timeout=30) as answer:
+            data: bytes = answer.read()
+        return data
+
+    return get
+
+
+def read_log(
+    read: Callable[[str], bytes], log: str, witnesses: Sequence[str] = ()
+) -> list[bytes]:
+    """Every entry, after all tiles of the checkpoint's tree were recomputed.
+
+    Args:
+        read: what lies under a path of tlog-tiles.
+        log: verifier key of the log.
+        witnesses: verifier keys that must have signed too.
+    """
+    note = read("checkpoint")
     size, root = read_checkpoint(note, log, witnesses)
     entries: list[bytes] = []
     for index in range((size + 255) // 256):
         width = min(256, size - index * 256)
-        data = (folder / tile_path("entries", index, width)).read_bytes()
+        data = read(tile_path("entries", index, width))
         for _ in range(width):
             (length,) = struct.unpack(">H", data[:2])
             need(len(data) >= 2 + length, "bundle ends early")
@@ -141,7 +165,7 @@ def read_log(folder: Path, log: str, witnesses: Sequence[str] = ()) -> list[byte
         count = size // span
         for index in range((count + 255) // 256):
             width = min(256, count - index * 256)
-            data = (folder / tile_path(str(level), index, width)).read_bytes()
+            data = read(tile_path(str(level), index, width))
             expected = b"".join(
                 mth(leaves[at * span : (at + 1) * span])
                 for at in range(index * 256, index * 256 + width)

@@ -3,6 +3,7 @@
 
 import random
 import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,16 @@ from tightseal.audit.tilefiles import FileTileStore
 from tightseal.audit.tiles import decode_bundle, decode_hashes, encode_bundle
 from tightseal.audit.verify import verify_log
 from tightseal.errors import Code, ServiceError
+from tile_places import (
+    FolderPlace,
+    Place,
+    RowsPlace,
+    Server,
+    files_in,
+    server_place,
+)
+
+Files = dict[str, bytes]
 
 SIZE = 700
 """Two full tiles and a partial one."""
@@ -28,80 +39,87 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> tuple[FileTileStore, Trust]
     return published(tmp_path_factory.mktemp("log"), SIZE)
 
 
-def _pick(folder: Path, draw: random.Random) -> Path:
-    return draw.choice(
-        [p for p in folder.rglob("*") if p.is_file() and p.name != "checkpoint"]
-    )
+@pytest.fixture(scope="module")
+def places(
+    tmp_path_factory: pytest.TempPathFactory, postgres: Server
+) -> Iterator[list[Place]]:
+    """One of each kind; rows beside those of another log."""
+    address = postgres.new_address()
+    RowsPlace(address)
+    with server_place() as server:
+        folder = tmp_path_factory.mktemp("copies")
+        yield [FolderPlace(folder), RowsPlace(address), server]
 
 
-def change(folder: Path, draw: random.Random) -> None:
-    path = _pick(folder, draw)
-    data = bytearray(path.read_bytes())
+def _pick(files: Files, draw: random.Random) -> str:
+    return draw.choice(sorted(set(files) - {"checkpoint"}))
+
+
+def _bundles(files: Files) -> list[str]:
+    return sorted(path for path in files if path.startswith("tile/entries/"))
+
+
+def _width(path: str) -> int:
+    return int(path.rpartition("/")[2]) if ".p/" in path else 256
+
+
+def change(files: Files, draw: random.Random) -> None:
+    path = _pick(files, draw)
+    data = bytearray(files[path])
     data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
-    path.write_bytes(data)
+    files[path] = bytes(data)
 
 
-def cut(folder: Path, draw: random.Random) -> None:
-    path = _pick(folder, draw)
-    data = path.read_bytes()
-    path.write_bytes(data[: draw.randrange(len(data))])
+def cut(files: Files, draw: random.Random) -> None:
+    path = _pick(files, draw)
+    files[path] = files[path][: draw.randrange(len(files[path]))]
 
 
-def lengthen(folder: Path, draw: random.Random) -> None:
-    path = _pick(folder, draw)
-    path.write_bytes(path.read_bytes() + draw.randbytes(draw.randrange(1, 40)))
+def lengthen(files: Files, draw: random.Random) -> None:
+    files[_pick(files, draw)] += draw.randbytes(draw.randrange(1, 40))
 
 
-def drop(folder: Path, draw: random.Random) -> None:
-    _pick(folder, draw).unlink()
+def drop(files: Files, draw: random.Random) -> None:
+    del files[_pick(files, draw)]
 
 
-def swap_files(folder: Path, draw: random.Random) -> None:
-    paths = sorted((folder / "tile" / draw.choice(["0", "entries"])).glob("*"))
-    one, two = draw.sample([p for p in paths if p.is_file()], 2)
-    data = one.read_bytes()
-    one.write_bytes(two.read_bytes())
-    two.write_bytes(data)
+def swap_files(files: Files, draw: random.Random) -> None:
+    level = draw.choice(["tile/0/", "tile/entries/"])
+    one, two = draw.sample(sorted(p for p in files if p.startswith(level)), 2)
+    files[one], files[two] = files[two], files[one]
 
 
-def swap_inside(folder: Path, draw: random.Random) -> None:
-    path = draw.choice(
-        [p for p in (folder / "tile" / "entries").rglob("*") if p.is_file()]
-    )
-    width = 256 if path.parent.suffix != ".p" else int(path.name)
-    entries = list(decode_bundle(path.read_bytes(), width))
-    one, two = draw.sample(range(width), 2)
+def swap_inside(files: Files, draw: random.Random) -> None:
+    path = draw.choice(_bundles(files))
+    entries = list(decode_bundle(files[path], _width(path)))
+    one, two = draw.sample(range(len(entries)), 2)
     entries[one], entries[two] = entries[two], entries[one]
-    path.write_bytes(encode_bundle(entries))
+    files[path] = encode_bundle(entries)
 
 
-def drop_entry(folder: Path, draw: random.Random) -> None:
-    path = draw.choice(
-        [p for p in (folder / "tile" / "entries").rglob("*") if p.is_file()]
-    )
-    width = 256 if path.parent.suffix != ".p" else int(path.name)
-    entries = list(decode_bundle(path.read_bytes(), width))
-    del entries[draw.randrange(width)]
-    path.write_bytes(encode_bundle(entries))
+def drop_entry(files: Files, draw: random.Random) -> None:
+    path = draw.choice(_bundles(files))
+    entries = list(decode_bundle(files[path], _width(path)))
+    del entries[draw.randrange(len(entries))]
+    files[path] = encode_bundle(entries)
 
 
-def rewrite_consistently(folder: Path, draw: random.Random) -> None:
+def rewrite_consistently(files: Files, draw: random.Random) -> None:
     """Another entry, and all tiles made to fit: only the checkpoint knows."""
     place = draw.randrange(2)
-    path = folder / "tile" / "entries" / f"{place:03d}"
-    entries = list(decode_bundle(path.read_bytes(), 256))
+    bundle = f"tile/entries/{place:03d}"
+    entries = list(decode_bundle(files[bundle], 256))
     entries[draw.randrange(256)] = b"forged"
-    path.write_bytes(encode_bundle(entries))
+    files[bundle] = encode_bundle(entries)
     hashes = [leaf_hash(e) for e in entries]
-    (folder / "tile/0" / f"{place:03d}").write_bytes(b"".join(hashes))
-    above = folder / "tile/1/000.p/2"
-    roots = list(decode_hashes(above.read_bytes(), 2))
+    files[f"tile/0/{place:03d}"] = b"".join(hashes)
+    roots = list(decode_hashes(files["tile/1/000.p/2"], 2))
     roots[place] = EMPTY.extended(hashes)[0].root()
-    above.write_bytes(b"".join(roots))
+    files["tile/1/000.p/2"] = b"".join(roots)
 
 
-def foreign_file(folder: Path, draw: random.Random) -> None:
-    (folder / "tile" / "0" / f"{draw.randrange(10**6)}.txt").write_bytes(b"x")
+def foreign_file(files: Files, draw: random.Random) -> None:
+    files[f"tile/0/{draw.randrange(10**6)}.txt"] = b"x"
 
 
 KINDS = (
@@ -117,21 +135,59 @@ KINDS = (
 )
 
 
+def _tamper(
+    log: tuple[FileTileStore, Trust],
+    places: Sequence[Place],
+    kind: Callable[[Files, random.Random], None],
+    times: int,
+) -> None:
+    store, trust = log
+    whole = files_in(Path(str(store)))
+    draw = random.Random(kind.__name__)
+    for number in range(times):
+        files = dict(whole)
+        kind(files, draw)
+        # Folders are quick; the others take their turns.
+        for place in places if number % 4 == 0 else places[:1]:
+            place.fill(files)
+            with place.source() as source:
+                # A server cannot be asked for what no tree has.
+                if kind is foreign_file and not place.lists:
+                    verify_log(source, trust)
+                    continue
+                with refused(Code.LOG_TAMPERED):
+                    verify_log(source, trust)
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_tampering_is_found(
     log: tuple[FileTileStore, Trust],
-    tmp_path: Path,
-    kind,  # noqa: ANN001
+    places: list[Place],
+    kind: Callable[[Files, random.Random], None],
+) -> None:
+    _tamper(log, places, kind, 32)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_tampering_is_found_at_many_places(
+    log: tuple[FileTileStore, Trust],
+    places: list[Place],
+    kind: Callable[[Files, random.Random], None],
+) -> None:
+    _tamper(log, places, kind, 1000)
+
+
+def test_what_was_not_changed_is_whole_in_every_place(
+    log: tuple[FileTileStore, Trust], places: list[Place]
 ) -> None:
     store, trust = log
-    draw = random.Random(kind.__name__)
-    for number in range(40):
-        folder = tmp_path / str(number)
-        shutil.copytree(str(store), folder)
-        kind(folder, draw)
-        with refused(Code.LOG_TAMPERED):
-            verify_log(FileTileStore(folder), trust)
-        shutil.rmtree(folder)
+    for place in places:
+        place.fill(files_in(Path(str(store))))
+        with place.source() as source:
+            audited = verify_log(source, trust)
+        assert (audited.head.checkpoint.size, audited.ahead) == (SIZE, ())
+        assert audited.files == 7
 
 
 def test_a_file_that_a_crash_left_is_no_part_of_the_log(

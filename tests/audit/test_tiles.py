@@ -160,7 +160,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> tuple[FileTileStore, Trust]
 
 def files(store: FileTileStore) -> dict[str, bytes]:
     found = {}
-    for path in store.paths():
+    for path in store.paths(0):
         data = store.read(path)
         assert data is not None
         found[path] = data
@@ -231,10 +231,10 @@ def test_publishing_in_steps_gives_the_tiles_of_one_step(
 
 def test_nothing_new_changes_nothing(tmp_path: Path) -> None:
     store, _ = published(tmp_path, 300)
-    before = {p: (tmp_path / "tiles" / p).stat().st_mtime_ns for p in store.paths()}
+    before = {p: (tmp_path / "tiles" / p).stat().st_mtime_ns for p in store.paths(0)}
     with opened(tmp_path / "journal.db") as journal:
         assert publish(journal, store).size == 300
-    after = {p: (tmp_path / "tiles" / p).stat().st_mtime_ns for p in store.paths()}
+    after = {p: (tmp_path / "tiles" / p).stat().st_mtime_ns for p in store.paths(0)}
     assert after == before
 
 
@@ -381,7 +381,7 @@ def test_consistency_from_tiles(log: tuple[FileTileStore, Trust]) -> None:
 
 def _root_at(store: FileTileStore, size: int) -> bytes:
     entries: list[bytes] = []
-    for path in sorted(p for p in store.paths() if "entries" in p):
+    for path in sorted(p for p in store.paths(0) if "entries" in p):
         data = store.read(path)
         assert data is not None
         entries += decode_bundle(data, Tile.parse(path).width)

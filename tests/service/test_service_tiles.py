@@ -52,7 +52,7 @@ def look(publisher: TilePublisher) -> None:
 
 
 def test_tiles_follow_the_journal(journal: SqliteJournal, tmp_path: Path) -> None:
-    publisher = TilePublisher(journal, tmp_path / "tiles")
+    publisher = TilePublisher(journal, FileTileStore(tmp_path / "tiles"))
     look(publisher)
     assert not (tmp_path / "tiles").exists()
     for number in range(1, 4):
@@ -62,7 +62,9 @@ def test_tiles_follow_the_journal(journal: SqliteJournal, tmp_path: Path) -> Non
 
 
 def test_two_workers_publish_one_log(journal: SqliteJournal, tmp_path: Path) -> None:
-    workers = [TilePublisher(journal, tmp_path / "tiles") for _ in range(2)]
+    workers = [
+        TilePublisher(journal, FileTileStore(tmp_path / "tiles")) for _ in range(2)
+    ]
     for number in range(1, 10):
         record(journal, number)
         for worker in workers:
@@ -77,7 +79,7 @@ def test_two_workers_publish_one_log(journal: SqliteJournal, tmp_path: Path) -> 
 def test_while_another_one_is_at_it_nothing_is_wrong(
     journal: SqliteJournal, tmp_path: Path
 ) -> None:
-    publisher = TilePublisher(journal, tmp_path / "tiles")
+    publisher = TilePublisher(journal, FileTileStore(tmp_path / "tiles"))
     record(journal, 1)
     with alone_in(tmp_path / "tiles", wait=False):
         look(publisher)
@@ -90,7 +92,7 @@ def test_while_another_one_is_at_it_nothing_is_wrong(
 def test_a_journal_that_was_changed_is_said_and_not_published(
     journal: SqliteJournal, tmp_path: Path
 ) -> None:
-    publisher = TilePublisher(journal, tmp_path / "tiles")
+    publisher = TilePublisher(journal, FileTileStore(tmp_path / "tiles"))
     record(journal, 1)
     look(publisher)
     record(journal, 2)

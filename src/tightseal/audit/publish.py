@@ -55,9 +55,11 @@ def publish(source: LogSource, store: TileStore) -> Checkpoint:
     1. The published checkpoint is of this log, and not ahead of it.
     2. The published tiles lead to the published root.
     3. The entries since then lead from there to the journal's root.
+    4. Where a tile to be written is there already, as a crash leaves it, it has the
+       same bytes.
 
     The signature is not checked here: whoever reads the tiles has the key, or trusts
-    nothing of them. For one caller at a time.
+    nothing of them. For one caller at a time: ``TileStore.alone``.
 
     Args:
         source: the journal.
@@ -68,7 +70,8 @@ def publish(source: LogSource, store: TileStore) -> Checkpoint:
 
     Raises:
         ServiceError: ``log_missing``, before the first entry; ``log_undersigned``,
-            where the log is kept without a key; ``log_tampered``; ``journal_failed``.
+            where the log is kept without a key; ``log_tampered``; ``journal_failed``
+            or ``log_unreachable``.
     """
     head = source.head()
     size = head.frontier.size
@@ -139,7 +142,7 @@ class _Edge:
         if tuple(hashes[: len(self._begun)]) != self._begun:
             _tampered("the journal has other entries than were published")
         self._begun = ()
-        self._store.write(name.path, encode_bundle(entries))
+        self._store.put(name.path, encode_bundle(entries))
         self._rows[0] = hashes
         for level in range(MAX_TILE_LEVEL):
             row = self._rows[level]
@@ -167,7 +170,7 @@ class _Edge:
     def _write(self, level: int) -> None:
         row = self._rows[level]
         name = Tile(level, self._places[level], len(row))
-        self._store.write(name.path, b"".join(row))
+        self._store.put(name.path, b"".join(row))
 
 
 def _outgrown(since: int, size: int) -> list[Tile]:

@@ -14,7 +14,7 @@ import secrets
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -106,6 +106,10 @@ class FileTileStore:
     def __str__(self) -> str:
         return str(self._folder)
 
+    def alone(self, *, wait: bool) -> AbstractContextManager[None]:
+        """As of ``TileStore``."""
+        return alone_in(self._folder, wait=wait)
+
     def read(self, path: str) -> bytes | None:
         """As of ``TileStore``."""
         try:
@@ -125,6 +129,18 @@ class FileTileStore:
             raise _failed(path, e) from e
         finally:
             os.close(fd)
+
+    def put(self, path: str, data: bytes) -> None:
+        """As of ``TileStore``."""
+        found = self.read(path)
+        if found is None:
+            self.write(path, data)
+        elif found != data:
+            detail = f"{self._at(path)} is there already, with other data"
+            raise ServiceError(Code.LOG_TAMPERED, detail)
+        else:
+            # A crash may have come before its name was durable.
+            self._touched.add(self._at(path).parent)
 
     def write(self, path: str, data: bytes) -> None:
         """As of ``TileStore``."""
@@ -170,8 +186,9 @@ class FileTileStore:
         except OSError as e:
             raise _failed(path, e) from e
 
-    def paths(self) -> Iterator[str]:
+    def paths(self, size: int) -> Iterator[str]:
         """As of ``TileStore``."""
+        del size
 
         def refuse(error: OSError) -> None:
             raise _failed(str(self._folder), error) from error

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, NoReturn, Protocol
 
@@ -26,6 +27,7 @@ __all__ = [
     "TILE_WIDTH",
     "Tile",
     "TileNodes",
+    "TileSource",
     "TileStore",
     "decode_bundle",
     "decode_hashes",
@@ -114,15 +116,60 @@ class Tile:
         return Tile(self.level, self.index)
 
 
-class TileStore(Protocol):
-    """Where tiles and the checkpoint lie; hostile, like everything outside the TEE."""
+class TileSource(Protocol):
+    """Where tiles and the checkpoint are read: files, rows, a server.
+
+    Hostile, like everything outside the TEE: nothing that is read is believed before it
+    leads to a signed root.
+    """
 
     def read(self, path: str) -> bytes | None:
         """What lies under a path, or ``None``; never over ``MAX_BUNDLE_BYTES``.
 
         Raises:
             ServiceError: ``log_tampered``, where it is too long or no plain file;
-                ``journal_failed``, where it cannot be read.
+                ``journal_failed`` or ``log_unreachable``, where it cannot be read.
+        """
+        ...
+
+    def paths(self, size: int) -> Iterator[str]:
+        """Every path under which something lies, in no order.
+
+        Args:
+            size: of the tree that is read; a source that cannot list what it has gives
+                the paths that this tree must have.
+
+        Raises:
+            ServiceError: ``journal_failed`` or ``log_unreachable``; ``log_tampered``,
+                where there are more than a log can have.
+        """
+        ...
+
+
+class TileStore(TileSource, Protocol):
+    """A source that tiles can be published to, by one writer at a time."""
+
+    def alone(self, *, wait: bool) -> AbstractContextManager[None]:
+        """Hold the store against other writers of this log.
+
+        Args:
+            wait: until another one is done; else that is an error.
+
+        Raises:
+            ServiceError: ``state_conflict``, where another one has it;
+                ``journal_failed`` or ``log_unreachable``.
+        """
+        ...
+
+    def put(self, path: str, data: bytes) -> None:
+        """Put data where nothing lies, or the very same data.
+
+        A tile has one content for ever: a crash may have left it, and whatever else
+        lies there was made from another journal.
+
+        Raises:
+            ServiceError: ``log_tampered``, now or by ``flush``, where other data lies
+                there; ``journal_failed`` or ``log_unreachable``.
         """
         ...
 
@@ -130,15 +177,15 @@ class TileStore(Protocol):
         """Put data under a path at once, in place of what was there.
 
         Raises:
-            ServiceError: ``journal_failed``.
+            ServiceError: ``journal_failed`` or ``log_unreachable``.
         """
         ...
 
     def flush(self) -> None:
-        """Make durable what was written so far.
+        """Make durable what was put and written so far.
 
         Raises:
-            ServiceError: ``journal_failed``.
+            ServiceError: ``journal_failed`` or ``log_unreachable``.
         """
         ...
 
@@ -146,15 +193,7 @@ class TileStore(Protocol):
         """Drop what lies under a path, where there is something.
 
         Raises:
-            ServiceError: ``journal_failed``.
-        """
-        ...
-
-    def paths(self) -> Iterator[str]:
-        """Every path under which something lies, in no order.
-
-        Raises:
-            ServiceError: ``journal_failed``.
+            ServiceError: ``journal_failed`` or ``log_unreachable``.
         """
         ...
 
@@ -238,7 +277,7 @@ class TileNodes:
         size: of the tree; says which tiles there must be.
     """
 
-    def __init__(self, store: TileStore, size: int) -> None:
+    def __init__(self, store: TileSource, size: int) -> None:
         self._store = store
         self._size = size
         self._cache: OrderedDict[tuple[int, int], tuple[bytes, ...]] = OrderedDict()
@@ -293,7 +332,7 @@ class TileNodes:
         return root_of_row(tail)
 
 
-def read_row(store: TileStore, tile: Tile) -> tuple[bytes, ...]:
+def read_row(store: TileSource, tile: Tile) -> tuple[bytes, ...]:
     """The hashes of a tile; out of the full one, where the partial one is gone.
 
     Raises:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 from tightseal.audit.checkpoint import Trust, VerifiedCheckpoint, verify_checkpoint
@@ -15,6 +16,7 @@ from tightseal.audit.merkle import (
     inclusion_proof,
     leaf_hash,
     root_of_row,
+    verify_inclusion,
 )
 from tightseal.audit.proof import LogProof, verify_log_proof
 from tightseal.audit.tiles import (
@@ -25,7 +27,7 @@ from tightseal.audit.tiles import (
     TILE_WIDTH,
     Tile,
     TileNodes,
-    TileStore,
+    TileSource,
     decode_bundle,
     encode_bundle,
     full_tile_root,
@@ -39,6 +41,7 @@ __all__ = [
     "prove_consistency",
     "prove_entry",
     "read_checkpoint",
+    "read_entries",
     "verify_log",
 ]
 
@@ -59,7 +62,7 @@ class Audited:
     ahead: tuple[str, ...]
 
 
-def read_checkpoint(store: TileStore, trust: Trust) -> VerifiedCheckpoint:
+def read_checkpoint(store: TileSource, trust: Trust) -> VerifiedCheckpoint:
     """The published checkpoint, verified.
 
     Raises:
@@ -72,7 +75,7 @@ def read_checkpoint(store: TileStore, trust: Trust) -> VerifiedCheckpoint:
 
 
 def verify_log(
-    store: TileStore,
+    store: TileSource,
     trust: Trust,
     *,
     each: Callable[[int, bytes], None] | None = None,
@@ -80,7 +83,8 @@ def verify_log(
     """Check a whole log against its checkpoint.
 
     1. The checkpoint is signed as ``trust`` asks.
-    2. Every file has the name of a tile or an entry bundle.
+    2. Every file or row has the name of a tile or an entry bundle; a server cannot be
+       asked for what it has besides.
     3. Every tile and bundle that the tree has is there, of exactly its length.
     4. Every entry hashes to its place in its tile, every full tile to its place in the
        tile above, and all of it to the root.
@@ -111,7 +115,7 @@ def verify_log(
 
 
 def bundle_entries(
-    store: TileStore, size: int
+    store: TileSource, size: int
 ) -> Iterator[tuple[int, tuple[bytes, ...]]]:
     """The entries of each bundle of a tree, with its place; nothing is verified.
 
@@ -123,7 +127,7 @@ def bundle_entries(
         yield place, _bundle(store, Tile(ENTRIES, place, width))
 
 
-def find_entry(store: TileStore, size: int, wanted: Callable[[bytes], bool]) -> int:
+def find_entry(store: TileSource, size: int, wanted: Callable[[bytes], bool]) -> int:
     """The index of the first entry that is wanted; reads bundles from the start.
 
     Raises:
@@ -136,7 +140,7 @@ def find_entry(store: TileStore, size: int, wanted: Callable[[bytes], bool]) -> 
     raise ServiceError(Code.LOG_MISSING, f"no such entry among {size}")
 
 
-def prove_entry(store: TileStore, trust: Trust, index: int) -> LogProof:
+def prove_entry(store: TileSource, trust: Trust, index: int) -> LogProof:
     """The proof of one entry, with the entry in it; verified before it is given out.
 
     Raises:
@@ -158,7 +162,7 @@ def prove_entry(store: TileStore, trust: Trust, index: int) -> LogProof:
     return proof
 
 
-def prove_consistency(store: TileStore, old: int, new: int) -> tuple[bytes, ...]:
+def prove_consistency(store: TileSource, old: int, new: int) -> tuple[bytes, ...]:
     """The proof that the published tree of ``old`` entries is the beginning of ``new``.
 
     Raises:
@@ -168,17 +172,61 @@ def prove_consistency(store: TileStore, old: int, new: int) -> tuple[bytes, ...]
     return consistency_proof(old, new, TileNodes(store, new))
 
 
+def read_entries(
+    store: TileSource, head: VerifiedCheckpoint, start: int, end: int
+) -> tuple[bytes, ...]:
+    """The entries from leaf ``start`` up to, and without, leaf ``end``, proved.
+
+    One path for each bundle: the siblings on it are all other entries of the bundle.
+
+    Args:
+        store: the log.
+        head: of ``read_checkpoint``.
+        start: the first of them.
+        end: the first that is left out; at most the size.
+
+    Raises:
+        ServiceError: ``log_tampered``, where tiles are missing or do not lead to the
+            root.
+    """
+    size, root = head.checkpoint.size, head.checkpoint.root
+    nodes = TileNodes(store, size)
+    found: list[bytes] = []
+    for place in range(start // TILE_WIDTH, -(-end // TILE_WIDTH)):
+        first = place * TILE_WIDTH
+        name = Tile(ENTRIES, place, min(TILE_WIDTH, size - first))
+        entries = _bundle(store, name)
+        row = [leaf_hash(entry) for entry in entries]
+        path = inclusion_proof(first, size, partial(_node_beside, nodes, place, row))
+        try:
+            verify_inclusion(row[0], index=first, size=size, proof=path, root=root)
+        except ServiceError as e:
+            _tampered(f"{name.path} does not lead to the root: {e.detail}")
+        found += entries[max(0, start - first) : end - first]
+    return tuple(found)
+
+
+def _node_beside(
+    nodes: TileNodes, place: int, row: list[bytes], level: int, index: int
+) -> bytes:
+    """A hash of the tree: inside one bundle out of its entries, else out of tiles."""
+    at = (index << level) - place * TILE_WIDTH
+    if level < TILE_LEVELS and 0 <= at < TILE_WIDTH:
+        return full_tile_root(row[at : at + (1 << level)])
+    return nodes(level, index)
+
+
 class _Reading:
     """Compares files with what the entries say they must be."""
 
-    def __init__(self, store: TileStore, size: int) -> None:
+    def __init__(self, store: TileSource, size: int) -> None:
         self._store = store
         self._rows: list[list[bytes]] = [[] for _ in range(MAX_TILE_LEVEL + 1)]
         self._places = [0] * (MAX_TILE_LEVEL + 1)
         self._found: dict[tuple[int, int], list[Tile]] = defaultdict(list)
         self.files = 0
         self.ahead: list[str] = []
-        for path in store.paths():
+        for path in store.paths(size):
             if path == CHECKPOINT_PATH:
                 continue
             try:
@@ -239,8 +287,8 @@ class _Reading:
         tiles = self._found.pop((level, place), [])
         if not any(tile.width in {width, TILE_WIDTH} for tile in tiles):
             _tampered(f"{Tile(level, place, width).path} is missing")
-        for tile in tiles:
-            data = self._store.read(tile.path) or b""
+        for listed in tiles:
+            tile, data = self._read(listed)
             known = min(tile.width, width)
             if data[: lengths[known]] != expected[: lengths[known]]:
                 _tampered(f"{tile.path} was changed")
@@ -250,8 +298,17 @@ class _Reading:
                 _tampered(f"{tile.path} is of {len(data)} bytes")
             self.files += 1
 
+    def _read(self, tile: Tile) -> tuple[Tile, bytes]:
+        """A tile; the full one where a partial one was outgrown since it was listed."""
+        data = self._store.read(tile.path)
+        if data is None and tile.width < TILE_WIDTH:
+            tile, data = tile.full, self._store.read(tile.full.path)
+        if data is None:
+            _tampered(f"{tile.path} is missing")
+        return tile, data
 
-def _bundle(store: TileStore, tile: Tile) -> tuple[bytes, ...]:
+
+def _bundle(store: TileSource, tile: Tile) -> tuple[bytes, ...]:
     """The entries of a bundle; out of the full one, where the partial one is gone."""
     for name in dict.fromkeys((tile, tile.full)):
         data = store.read(name.path)

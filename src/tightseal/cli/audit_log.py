@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
-from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -15,59 +15,34 @@ from cyclopts.validators import Number
 from tightseal.audit.checkpoint import Trust, VerifiedCheckpoint
 from tightseal.audit.entry import parse_entry
 from tightseal.audit.journal import SqliteJournal
+from tightseal.audit.log import log_origin
 from tightseal.audit.logfile import check_journal
 from tightseal.audit.merkle import MAX_SIZE, leaf_hash
-from tightseal.audit.note import NoteKey, base64_text
+from tightseal.audit.note import base64_text
 from tightseal.audit.proof import MAX_LOG_PROOF_BYTES, LogProof, verify_log_proof
 from tightseal.audit.publish import publish
-from tightseal.audit.tilefiles import FileTileStore, alone_in
+from tightseal.audit.tiles import TileSource
 from tightseal.audit.verify import find_entry, prove_entry, read_checkpoint, verify_log
 from tightseal.cli import ui
+from tightseal.cli.audit_keys import LogKeys
 from tightseal.cli.audit_text import plain
+from tightseal.cli.audit_tiles import (
+    Fetch,
+    Progress,
+    Tiles,
+    read_tiles,
+    written_tiles,
+)
 from tightseal.errors import Code, ServiceError, SettingsError
 from tightseal.service.load import DEFAULT_CONFIG, SettingsFiles
 
-__all__ = ["LogKeys", "export", "prove", "verify"]
+__all__ = ["export", "prove", "verify"]
 
 Json = Annotated[bool, Parameter("--json")]
-Tiles = Annotated[Path, Parameter("--tiles")]
 Config = Annotated[Path, Parameter(name=["--config", "-c"])]
 HostConfig = Annotated[Path | None, Parameter(name=["--host-config"])]
 
 ENTRY_ID_CHARS: Final = 32
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class LogKeys:
-    """Whose signatures a checkpoint needs.
-
-    Attributes:
-        log_key: the log's verifier key, as receipts and the provider's start say it.
-        witness: verifier key of a witness; can be given several times.
-        threshold: how many of the witnesses must have cosigned.
-    """
-
-    log_key: Annotated[str, Parameter("--log-key")]
-    witness: Annotated[tuple[str, ...], Parameter("--witness")] = ()
-    threshold: Annotated[
-        int, Parameter("--threshold", validator=Number(gte=0, lte=64))
-    ] = 0
-
-    def trust(self) -> Trust:
-        """The keys.
-
-        Raises:
-            SettingsError: ``settings_invalid``.
-        """
-        try:
-            return Trust(
-                NoteKey.parse(self.log_key),
-                tuple(map(NoteKey.parse, self.witness)),
-                self.threshold,
-            )
-        except ServiceError as e:
-            raise SettingsError(Code.SETTINGS_INVALID, e.detail) from e
 
 
 def export(
@@ -79,18 +54,20 @@ def export(
 ) -> int:
     """Write the log as C2SP tiles, or bring them up to date: 0 done, 1 refused.
 
-    The folder can be served by any web server. Nothing in it is secret from whoever
-    may read the log. A journal that does not lead to what was written before is
-    refused: it was cut or changed.
+    A folder can be served by any web server; a database can have the logs of many
+    nodes. Nothing in them is secret from whoever may read the log. A journal that does
+    not lead to what was written before is refused: it was cut or changed.
 
     Args:
-        tiles: the folder.
+        tiles: the folder, or ``postgresql://user@host/database`` for rows.
         config: the provider's settings file; says where its journal is.
         host_config: the host file, as for ``tightseal serve``.
         as_json: one JSON document on stdout.
     """
-    with closing(_journal(config, host_config)) as journal, alone_in(tiles, wait=True):
-        head = publish(journal, FileTileStore(tiles))
+    with closing(_journal(config, host_config)) as journal:
+        origin = log_origin(journal.head().log_id)
+        with written_tiles(tiles, origin) as store, store.alone(wait=True):
+            head = publish(journal, store)
     if as_json:
         root = base64_text(head.root)
         ui.print_json({"origin": head.origin, "size": head.size, "root": root})
@@ -103,7 +80,8 @@ def export(
 def verify(
     *,
     keys: LogKeys,
-    tiles: Annotated[Path | None, Parameter("--tiles")] = None,
+    tiles: Tiles = "",
+    fetch: Fetch | None = None,
     proof: Annotated[Path | None, Parameter("--proof")] = None,
     config: Config = DEFAULT_CONFIG,
     host_config: HostConfig = None,
@@ -118,7 +96,9 @@ def verify(
 
     Args:
         keys: whose signatures are needed.
-        tiles: folder that ``audit export`` wrote, or a copy of what a server serves.
+        tiles: folder that ``audit export`` wrote, ``postgresql://…``, or the address
+            ``https://…`` or ``http://…`` of a log that is served.
+        fetch: how tiles of a server or a database are read.
         proof: a proof of one entry, in place of a whole log.
         config: the provider's settings file; says where its journal is.
         host_config: the host file, as for ``tightseal serve``.
@@ -128,8 +108,10 @@ def verify(
     trust = keys.trust()
     if proof is not None:
         return _verify_proof(proof, trust, min_size=min_size, as_json=as_json)
-    if tiles is not None:
-        audited = verify_log(FileTileStore(tiles), trust)
+    if tiles:
+        progress = Progress("checked")
+        with read_tiles(tiles, trust.log.name, fetch or Fetch()) as source:
+            audited = verify_log(source, trust, each=lambda at, _: progress.at(at))
         head, ahead = audited.head, audited.ahead
         _require_size(head.checkpoint.size, min_size)
         if as_json:
@@ -164,6 +146,7 @@ def prove(
     tiles: Tiles,
     keys: LogKeys,
     out: Path,
+    fetch: Fetch | None = None,
     index: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
     entry_id: str = "",
     as_json: Json = False,
@@ -174,23 +157,24 @@ def prove(
     offline with ``tightseal audit verify --proof``.
 
     Args:
-        tiles: folder that ``audit export`` wrote.
+        tiles: folder that ``audit export`` wrote, ``postgresql://…``, or the address
+            of a log that is served.
         keys: whose signatures the checkpoint needs.
         out: the file to write.
+        fetch: how tiles of a server or a database are read.
         index: place of the entry in the log, from 0.
         entry_id: id of the entry in hex, as a receipt names it, in place of an index;
             reads the log from the start.
         as_json: one JSON document on stdout.
     """
     trust = keys.trust()
-    store = FileTileStore(tiles)
     if (index is None) is not bool(entry_id):
         raise SettingsError(Code.SETTINGS_INVALID, "give --index or --entry-id")
-    if index is None:
-        wanted = _entry_id(entry_id)
-        size = read_checkpoint(store, trust).checkpoint.size
-        index = find_entry(store, size, lambda e: parse_entry(e).entry_id == wanted)
-    made = prove_entry(store, trust, index)
+    wanted = _entry_id(entry_id) if index is None else b""
+    with read_tiles(tiles, trust.log.name, fetch or Fetch()) as source:
+        if index is None:
+            index = _find(source, trust, wanted)
+        made = prove_entry(source, trust, index)
     try:
         out.write_bytes(made.encode())
     except OSError as e:
@@ -200,6 +184,17 @@ def prove(
         return ui.EXIT_YES
     ui.verdict("proved", f"entry {index}, in {out}", tone="yes")
     return ui.EXIT_YES
+
+
+def _find(source: TileSource, trust: Trust, entry_id: bytes) -> int:
+    progress, seen = Progress("searched"), count()
+
+    def wanted(entry: bytes) -> bool:
+        progress.at(next(seen))
+        return parse_entry(entry).entry_id == entry_id
+
+    size = read_checkpoint(source, trust).checkpoint.size
+    return find_entry(source, size, wanted)
 
 
 def _verify_proof(file: Path, trust: Trust, *, min_size: int, as_json: bool) -> int:

@@ -16,7 +16,10 @@ from cyclopts.validators import Number
 
 from tightseal.audit.journal import MAX_LISTED, RecordedEntry, SqliteJournal
 from tightseal.cli import ui
+from tightseal.cli.audit_keys import LogKeys
+from tightseal.cli.audit_read import fitting_of_tiles, trust_for
 from tightseal.cli.audit_text import document, line
+from tightseal.cli.audit_tiles import Fetch, Tiles
 from tightseal.errors import Code, SettingsError
 from tightseal.model.canonical import Value
 from tightseal.service.load import DEFAULT_CONFIG, SettingsFiles
@@ -81,6 +84,9 @@ class Wanted:
 def query(
     *,
     wanted: Wanted | None = None,
+    tiles: Tiles = "",
+    keys: LogKeys | None = None,
+    fetch: Fetch | None = None,
     config: Annotated[Path, Parameter(name=["--config", "-c"])] = DEFAULT_CONFIG,
     host_config: Annotated[Path | None, Parameter(name=["--host-config"])] = None,
     after: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
@@ -90,10 +96,15 @@ def query(
     """Print the entries that fit, oldest first: 0 found, 1 none fits, 2 no settings.
 
     Reads the journal from the start, or from ``--after``. What is printed is what the
-    file says; ``tightseal audit verify`` says whether it was changed.
+    file says; ``tightseal audit verify`` says whether it was changed. With ``--tiles``
+    it reads the published log, and checks every byte of it before it prints.
 
     Args:
         wanted: what an entry must be.
+        tiles: folder that ``audit export`` wrote, ``postgresql://…``, or the address
+            of a log that is served, in place of the journal.
+        keys: whose signatures its checkpoint needs.
+        fetch: how tiles of a server or a database are read.
         config: the provider's settings file; says where its journal is.
         host_config: the host file, as for ``tightseal serve``.
         after: entries behind this number alone.
@@ -101,16 +112,17 @@ def query(
         as_json: one JSON document on stdout, with everything that an entry holds.
     """
     rules = (wanted or Wanted()).rules()
-    host = SettingsFiles(config, host_config).load(os.environ).settings.host
-    found: list[RecordedEntry] = []
-    more = False
-    with closing(SqliteJournal.open(host.journal_path)) as journal:
-        for recorded in _pages(journal, after):
-            if all(rule(recorded) for rule in rules):
-                if len(found) == count:
-                    more = True
-                    break
-                found.append(recorded)
+    trust = trust_for(tiles, keys)
+
+    def fits(recorded: RecordedEntry) -> bool:
+        return recorded.seq > after and all(rule(recorded) for rule in rules)
+
+    if trust is not None:
+        how = fetch or Fetch()
+        found, more = fitting_of_tiles(tiles, trust, how, fits, count=count)
+    else:
+        host = SettingsFiles(config, host_config).load(os.environ).settings.host
+        found, more = _fitting(host.journal_path, fits, after=after, count=count)
     if as_json:
         ui.print_json({"entries": [document(e) for e in found], "more": more})
     for recorded in found if not as_json else ():
@@ -118,6 +130,19 @@ def query(
     if more:
         ui.note(f"there are more: go on with --after {found[-1].seq}")
     return ui.EXIT_YES if found else ui.EXIT_NO
+
+
+def _fitting(
+    path: Path, fits: Callable[[RecordedEntry], bool], *, after: int, count: int
+) -> tuple[list[RecordedEntry], bool]:
+    found: list[RecordedEntry] = []
+    with closing(SqliteJournal.open(path)) as journal:
+        for recorded in _pages(journal, after):
+            if fits(recorded):
+                if len(found) == count:
+                    return found, True
+                found.append(recorded)
+    return found, False
 
 
 def _pages(journal: SqliteJournal, after: int) -> Iterator[RecordedEntry]:

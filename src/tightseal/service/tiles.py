@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from tightseal.audit.journal import SqliteJournal
 from tightseal.audit.publish import publish
-from tightseal.audit.tilefiles import FileTileStore, alone_in
+from tightseal.audit.tiles import TileStore
 from tightseal.errors import Code, ServiceError
 
 __all__ = ["TilePublisher"]
@@ -25,19 +24,19 @@ _NOTHING_TO_DO: Final = frozenset({Code.LOG_MISSING, Code.STATE_CONFLICT})
 
 @dataclass(slots=True)
 class TilePublisher:
-    """Brings a folder up to the journal's head, on a thread of its own.
+    """Brings tiles up to the journal's head, on a thread of its own.
 
     A log that was published never before takes long, and health must be looked at
     meanwhile. Of several workers one publishes at a time.
 
     Attributes:
         journal: of this worker.
-        folder: gets the tiles.
+        store: gets the tiles; used by that thread alone.
         done: entries that this worker saw published.
     """
 
     journal: SqliteJournal
-    folder: Path
+    store: TileStore
     done: int = 0
     _failed: ServiceError | None = None
     _thread: threading.Thread | None = None
@@ -47,7 +46,7 @@ class TilePublisher:
 
         Raises:
             ServiceError: ``log_tampered``, where journal and tiles are not of one log;
-                ``journal_failed``.
+                ``journal_failed``, ``log_unreachable``.
         """
         if self._thread is not None and self._thread.is_alive():
             return
@@ -67,8 +66,8 @@ class TilePublisher:
 
     def _publish(self) -> None:
         try:
-            with alone_in(self.folder, wait=False):
-                self.done = publish(self.journal, FileTileStore(self.folder)).size
+            with self.store.alone(wait=False):
+                self.done = publish(self.journal, self.store).size
         except ServiceError as e:
             if e.code not in _NOTHING_TO_DO:
                 self._failed = e
