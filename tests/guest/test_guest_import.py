@@ -10,14 +10,13 @@ from typing import Any
 import httpx
 import pytest
 import structlog
-from scripted_provider import NOW, PIN, URL, Provider, Workload, terms
+from scripted_provider import NOW, URL, Provider, Workload, terms
 
 from tightseal.cli import main
 from tightseal.errors import Code, PlatformError, ProviderError, RequestError
 from tightseal.guest.async_client import AsyncClient
 from tightseal.guest.client import Client
 from tightseal.guest.exchange import Exchange
-from tightseal.guest.pins import pin_to_toml
 from tightseal.guest.released import ReleasedKeys
 from tightseal.model.keypath import KeyRequest
 from tightseal.model.secret import Secret
@@ -173,27 +172,10 @@ def provider() -> Provider:
 
 
 @pytest.fixture
-def command(
-    provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> list[str]:
-    def client(url: str, **_: Any) -> Client:
-        return Client(
-            url,
-            source=Workload(provider.evidence),
-            terms=terms(provider),
-            clock=lambda: NOW,
-            transport=httpx.MockTransport(provider),
-        )
-
-    monkeypatch.setattr("tightseal.cli.key.Client", client)
-    monkeypatch.setattr("tightseal.cli.key.open_platform", lambda *_: None)
-    pin, key = tmp_path / "pin.toml", tmp_path / "old.key"
-    pin.write_text(pin_to_toml(PIN))
+def command(key_command: list[str], tmp_path: Path) -> list[str]:
+    key = tmp_path / "old.key"
     key.write_bytes(KEY)
-    return [
-        *("key", "--provider", "http://provider.test", "--pin", str(pin)),
-        *("--purpose", "disk", "--import", str(key)),
-    ]
+    return [*key_command, "--purpose", "disk", "--import", str(key)]
 
 
 def test_the_command_imports_and_says_so(

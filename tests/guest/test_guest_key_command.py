@@ -6,22 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import structlog
 from scripted_provider import (
-    NOW,
-    PIN,
     POLICY,
     PUBLIC_HALF,
     Provider,
-    Workload,
-    terms,
 )
 
 from tightseal.cli import main
-from tightseal.guest.client import Client
-from tightseal.guest.pins import pin_to_toml
 from tightseal.model.keypath import KeyPart, KeyType
 from tightseal.model.wire import KeysRequest, decode_json
 
@@ -40,28 +33,8 @@ def provider() -> Provider:
 
 
 @pytest.fixture
-def arguments(
-    provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> list[str]:
-    def client(url: str, **_: Any) -> Client:
-        return Client(
-            url,
-            source=Workload(provider.evidence),
-            terms=terms(provider),
-            clock=lambda: NOW,
-            transport=httpx.MockTransport(provider),
-        )
-
-    monkeypatch.setattr("tightseal.cli.key.Client", client)
-    monkeypatch.setattr("tightseal.cli.key.open_platform", lambda *_: None)
-    pin = tmp_path / "pin.toml"
-    pin.write_text(pin_to_toml(PIN))
-    return [
-        "key",
-        *("--provider", "http://provider.test"),
-        *("--pin", str(pin)),
-        *("--purpose", "id"),
-    ]
+def arguments(key_command: list[str]) -> list[str]:
+    return [*key_command, "--purpose", "id"]
 
 
 def document(

@@ -414,7 +414,7 @@ def test_evidence_and_event_log_have_bounds() -> None:
 
 def test_the_checks_have_distinct_names() -> None:
     names = [name for name, _ in RESPONSE_CHECKS]
-    assert len(set(names)) == len(names) == 9
+    assert len(set(names)) == len(names) == 10
 
 
 @given(body=st.binary(max_size=1000))

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import structlog
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from scripted_provider import NOW, PIN, PUBLIC_HALF, URL, Provider, Workload, terms
+from scripted_provider import NOW, PUBLIC_HALF, URL, Provider, Workload, terms
 
 from tightseal.cli import main
 from tightseal.envelope.hpke import open_with
@@ -24,7 +24,6 @@ from tightseal.errors import (
 )
 from tightseal.guest.async_client import AsyncClient
 from tightseal.guest.client import Client
-from tightseal.guest.pins import pin_to_toml
 from tightseal.guest.using import seal_for, use_request
 from tightseal.keys.using import sign
 from tightseal.model.generation import GenerationName
@@ -275,27 +274,11 @@ def provider() -> Provider:
 
 
 @pytest.fixture
-def command(
-    provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> list[str]:
-    def client(url: str, **_: Any) -> Client:
-        return Client(
-            url,
-            source=Workload(provider.evidence),
-            terms=terms(provider),
-            clock=lambda: NOW,
-            transport=httpx.MockTransport(provider),
-        )
-
-    monkeypatch.setattr("tightseal.cli.key.Client", client)
-    monkeypatch.setattr("tightseal.cli.key.open_platform", lambda *_: None)
-    pin, message = tmp_path / "pin.toml", tmp_path / "message"
-    pin.write_text(pin_to_toml(PIN))
+def command(key_command: list[str], tmp_path: Path) -> list[str]:
+    message = tmp_path / "message"
     message.write_bytes(MESSAGE)
-    return [
-        *("key", "--provider", "http://provider.test", "--pin", str(pin)),
-        *("--purpose", "id", "--use", "sign", "--input", str(message)),
-    ]
+    asked = ["--purpose", "id", "--use", "sign", "--input", str(message)]
+    return [*key_command, *asked]
 
 
 def test_the_command_signs_a_file(

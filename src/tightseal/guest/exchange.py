@@ -19,6 +19,7 @@ from tightseal.envelope.hpke import RecipientKey
 from tightseal.errors import Code, RequestError, ServiceError
 from tightseal.guest.challenge import CheckedChallenge, check_challenge
 from tightseal.guest.importing import Import, committed, sealed_imports
+from tightseal.guest.logterms import LogTerms
 from tightseal.guest.provider import ProviderCollateral, Tolerance
 from tightseal.guest.released import ReleasedKeys
 from tightseal.guest.response import Question, open_response
@@ -67,12 +68,14 @@ class Terms:
             asked to staple.
         kem: of the envelope.
         tolerance: of the clocks.
+        log: who must have seen the provider's log; ``None`` for nobody.
     """
 
     pin: ProviderPin
     collateral: ProviderCollateral
     kem: Kem = Kem.MLKEM768_X25519
     tolerance: Tolerance = field(default_factory=Tolerance)
+    log: LogTerms | None = field(default=None, kw_only=True)
 
 
 def check_requests(keys: tuple[KeyRequest, ...]) -> None:
@@ -252,6 +255,7 @@ class Exchange:
             verifier_for=self._terms.collateral.verifier_for,
             tolerance=self._terms.tolerance,
             now=now,
+            log=self._terms.log,
         )
 
     def wipe(self) -> None:

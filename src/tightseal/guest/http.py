@@ -75,7 +75,14 @@ _MAX_BYTES: Final = {
     KEYS_PATH: MAX_KEYS_RESPONSE_BYTES,
     PUBLIC_KEY_PATH: MAX_PUBLIC_KEY_RESPONSE_BYTES,
 }
-_BUSY: Final = frozenset({Code.OVERLOADED, Code.RATE_LIMITED})
+_BUSY: Final = frozenset(
+    {
+        Code.OVERLOADED,
+        Code.RATE_LIMITED,
+        Code.LOG_NOT_ANCHORED,
+        Code.LOG_NOT_WITNESSED,
+    }
+)
 """Refusals that pass by themselves."""
 
 _MAX_RETRY_DIGITS: Final = 6

@@ -11,6 +11,7 @@ from tightseal.keys.pairs import public_half
 from tightseal.model.exchange import LogPromise, PolicyInForce
 from tightseal.model.generation import Generation, GenerationName
 from tightseal.model.keypath import KeyPart, KeyRequest, KeyType
+from tightseal.model.logclass import LogClass, SignedCover
 from tightseal.model.provider import ProviderIdentity
 from tightseal.model.secret import Secret
 from tightseal.model.state import AnchorClass
@@ -39,6 +40,9 @@ class Receipt:
         logged: the key of the provider's log, and the leaf of this release in it;
             ``None`` where the provider keeps no signed log.
         log_proof: C2SP ``tlog-proof`` of that leaf, checked; empty where there is none.
+            Its checkpoint has the cosignatures, where the class is ``cosigned``.
+        log_cover: who else has seen the entry before the key left, under a signature of
+            the attested key, checked; ``None`` where nobody had to.
     """
 
     transcript_hash: bytes
@@ -54,6 +58,15 @@ class Receipt:
     anchor: AnchorClass | None
     logged: LogPromise | None = None
     log_proof: bytes = b""
+    log_cover: SignedCover | None = None
+
+    @property
+    def log_class(self) -> LogClass | None:
+        """What has seen the entry; ``None`` where there is no signed log."""
+        if self.logged is None:
+            return None
+        cover = self.log_cover
+        return LogClass.SIGNED if cover is None else cover.cover.log_class
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Protocol
 
-from tightseal.audit.checkpoint import Trust
-from tightseal.audit.note import NoteKey
-from tightseal.audit.proof import LogProof, verify_log_proof
 from tightseal.errors import (
     Code,
     KeyReleaseError,
     ProviderError,
     RequestError,
-    ServiceError,
 )
 from tightseal.guest.challenge import CheckedChallenge
+from tightseal.guest.logterms import (
+    LogTerms,
+    check_cover,
+    check_log_terms,
+    check_logged,
+)
 from tightseal.guest.pins import ProviderPin
 from tightseal.guest.provider import (
     Tolerance,
@@ -94,6 +96,7 @@ class _Answer:
     pin: ProviderPin
     tolerance: Tolerance
     now: int
+    log: LogTerms | None = None
 
 
 def open_response(
@@ -105,6 +108,7 @@ def open_response(
     verifier_for: VerifierFor,
     tolerance: Tolerance,
     now: int,
+    log: LogTerms | None = None,
 ) -> ReleasedKeys:
     """Check a response (``RESPONSE_CHECKS`` in order) and open its envelopes.
 
@@ -116,10 +120,11 @@ def open_response(
         verifier_for: makes the verifier of a quote proof.
         tolerance: of the clocks.
         now: Unix seconds by the guest's clock.
+        log: who must have seen the log; ``None`` for nobody.
 
     Raises:
-        ProviderError: ``response_invalid``, or, for a quote proof, what
-            ``check_challenge`` raises.
+        ProviderError: ``response_invalid``; ``log_class_too_low``; for a quote proof
+            what ``check_challenge`` raises.
         KeyReleaseError: ``envelope_invalid``.
     """
     try:
@@ -133,6 +138,7 @@ def open_response(
         pin=pin,
         tolerance=tolerance,
         now=now,
+        log=log,
     )
     for _, check in RESPONSE_CHECKS:
         check(answer)
@@ -221,14 +227,26 @@ def _logged(a: _Answer) -> None:
     promise = a.response.logged
     if promise is None:
         return
-    try:
-        verify_log_proof(
-            LogProof.parse(a.response.log_proof),
-            leaf=promise.leaf,
-            trust=Trust(NoteKey.parse(promise.key)),
+    proof = check_logged(promise, a.response.log_proof)
+    if a.response.log_cover is not None:
+        check_cover(
+            a.response.log_cover,
+            promise=promise,
+            proof=proof,
+            transcript_hash=a.response.transcript_hash,
+            public_key=a.response.public_key,
         )
-    except ServiceError as e:
-        raise _invalid(f"log: {e.code.value}: {e.detail}") from e
+
+
+def _log_class(a: _Answer) -> None:
+    """Who else has seen the log, where the workload asks for that."""
+    if a.log is not None:
+        check_log_terms(
+            a.log,
+            promise=a.response.logged,
+            proof=a.response.log_proof,
+            cover=a.response.log_cover,
+        )
 
 
 def _time(a: _Answer) -> None:
@@ -252,6 +270,7 @@ RESPONSE_CHECKS: Final[tuple[tuple[str, Callable[[_Answer], None]], ...]] = (
     ("generations", _generations),
     ("signature", _signature),
     ("log_inclusion", _logged),
+    ("log_class", _log_class),
     ("issue_time", _time),
     ("not_simulated", _not_simulated),
 )
@@ -339,6 +358,7 @@ def _receipt(a: _Answer) -> Receipt:
         anchor=response.anchor,
         logged=response.logged,
         log_proof=response.log_proof,
+        log_cover=response.log_cover,
     )
 
 

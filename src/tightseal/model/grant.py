@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tightseal.model.keypath import KeyPath
+from tightseal.model.logclass import LogClass
 from tightseal.model.usage import UsageDemand
 
 __all__ = ["Grant", "Reason", "WrappedUse"]
@@ -52,6 +53,8 @@ class Grant:
             record that says from which; ``None`` for others. In the order of ``paths``.
         wrapped: for each path whose key is wrapped, its record; ``None`` for others. In
             the order of ``paths``.
+        log_class: who must have seen the entry before a key leaves, by the documents;
+            the release settings may ask for more.
     """
 
     paths: tuple[KeyPath, ...]
@@ -61,3 +64,4 @@ class Grant:
     usage: tuple[UsageDemand, ...] = ()
     adopted: tuple[str | None, ...] = ()
     wrapped: tuple[WrappedUse | None, ...] = ()
+    log_class: LogClass = LogClass.SIGNED

@@ -25,6 +25,7 @@ from tightseal.model.claims import MEASUREMENT_NAMES, TcbStatus, Tee
 from tightseal.model.exchange import MAX_KEY_REQUESTS
 from tightseal.model.keypath import MAX_NAME_CHARS, Authority, Kdf
 from tightseal.model.labels import Label
+from tightseal.model.logclass import AuditLogSettings, LogClass
 from tightseal.model.verifiers import VerifierException, VerifierMode
 from tightseal.model.wire_fields import MAX_EVENT_LOG_BYTES, MAX_EVIDENCE_BYTES
 
@@ -318,6 +319,7 @@ class ReleaseSettings(
             it is used: ``tpm`` is asked even where host settings switch it off.
         legacy: the framed TCP protocol.
         limits: bounds on requests.
+        audit_log: what must have seen the entry of a release before its key leaves.
     """
 
     verifier: VerifierMode = VerifierMode.BOTH
@@ -361,6 +363,7 @@ class ReleaseSettings(
     keyring_anchor: KeyringAnchorRule = KeyringAnchorRule.ANY
     legacy: LegacySettings = LegacySettings()
     limits: LimitSettings = LimitSettings()
+    audit_log: AuditLogSettings = AuditLogSettings()
 
     def __post_init__(self) -> None:
         """Refuse what the types cannot express.
@@ -389,6 +392,8 @@ class ReleaseSettings(
             SettingsError: ``settings_invalid``, naming the settings.
         """
         if not self.policy_root:
+            if self.audit_log.least is LogClass.ANCHORED:
+                _refuse("audit_log.least is anchored: without policy_root is no state")
             return
         if self.policy_root == FIRST_START and not self.simulated_roots:
             _refuse(

@@ -64,7 +64,7 @@ from tightseal.model.wire_public_key import (
     PublicKeyRequest,
     PublicKeyResponse,
 )
-from tightseal.model.wire_receipt import PolicyJson
+from tightseal.model.wire_receipt import LogRulesJson, PolicyJson
 
 __all__ = [
     "CHALLENGE_PATH",
@@ -92,6 +92,7 @@ __all__ = [
     "KeyItem",
     "KeysRequest",
     "KeysResponse",
+    "LogRulesJson",
     "ParsedChallenge",
     "ParsedKeysRequest",
     "ParsedKeysResponse",
@@ -278,6 +279,7 @@ class InfoResponse(msgspec.Struct, frozen=True):
         policy: the signed policy in force, or null.
         anchor: what notices that its whole state was put back, or null.
         keyring: the version of the keyring in use; null in the sidecar shape.
+        log: what every release needs of the log before it leaves.
     """
 
     versions: list[int]
@@ -289,6 +291,7 @@ class InfoResponse(msgspec.Struct, frozen=True):
     policy: PolicyJson | None = None
     anchor: AnchorClass | None = None
     keyring: KeyringJson | None = None
+    log: LogRulesJson | None = None
 
 
 _MAX_BYTES: Final[dict[type[msgspec.Struct], int]] = {

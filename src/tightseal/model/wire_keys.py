@@ -29,6 +29,7 @@ from tightseal.model.keypath import (
 from tightseal.model.keyuse import (
     Operation,
 )
+from tightseal.model.logclass import SignedCover
 from tightseal.model.provider import AttestedKeyBinding
 from tightseal.model.state import AnchorClass
 from tightseal.model.wire_fields import (
@@ -286,6 +287,7 @@ class ParsedKeysResponse:
     quote: bytes | None
     logged: LogPromise | None = None
     log_proof: bytes = b""
+    log_cover: SignedCover | None = None
 
     def signed_body(self) -> bytes:
         """The bytes that the signature must cover."""
@@ -339,7 +341,7 @@ class KeysResponse(msgspec.Struct, frozen=True):
                 quote=None if quote is None else encode_base64url(quote),
                 log=None
                 if logged is None
-                else ReceiptLogJson.of(logged, parsed.log_proof),
+                else ReceiptLogJson.of(logged, parsed.log_proof, parsed.log_cover),
             ),
         )
 
@@ -369,4 +371,5 @@ class KeysResponse(msgspec.Struct, frozen=True):
             quote=None if quote is None else evidence_bytes(quote, "quote"),
             logged=None if log is None else log.promise(),
             log_proof=b"" if log is None else log.proof.encode(),
+            log_cover=None if log is None else log.covered(),
         )

@@ -76,6 +76,7 @@ def compile_key(rules: KeyRules, identity: IdentityKind, path: Path) -> KeyRule:
         reach=Reach.CURRENT if wrapped else rules.generations,
         usage=usage,
         windows=windows,
+        log_class=rules.log,
     )
 
 

@@ -13,6 +13,7 @@ from tightseal.model.action import ActionKind
 from tightseal.model.claims import TcbStatus, Tee
 from tightseal.model.keypath import IdentityKind, Kdf, KeyPart, KeyType, ProtocolClass
 from tightseal.model.keyuse import Operation
+from tightseal.model.logclass import LogClass
 from tightseal.model.settings import PlatformRule
 from tightseal.model.usage import UsageRule
 from tightseal.policy.cedar import CedarRule
@@ -101,6 +102,7 @@ class KeyRule:
         reach: how far back in the versions of the root.
         usage: what is counted; ``None`` where nothing is.
         windows: when private parts may leave; always, where there are none.
+        log_class: who must have seen the entry of a release before it leaves.
     """
 
     purpose: str
@@ -118,6 +120,7 @@ class KeyRule:
     reach: Reach = Reach.ANY
     usage: UsageRule | None = None
     windows: tuple[Window, ...] = ()
+    log_class: LogClass = LogClass.SIGNED
 
     def allows_label(self, label: str) -> bool:
         """Whether a label fits a pattern."""

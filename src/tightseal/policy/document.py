@@ -27,6 +27,7 @@ from tightseal.model.keypath import (
     ProtocolClass,
 )
 from tightseal.model.keyuse import Operation
+from tightseal.model.logclass import LogClass
 from tightseal.model.settings import Name, PlatformRule, SnpMinimum
 from tightseal.model.usage import MAX_PER_HOUR, MAX_TOTAL
 
@@ -254,6 +255,9 @@ class KeyRules(_Rules, frozen=True, kw_only=True):
         generations: how far back in the versions of the root requests may reach:
             ``current`` alone, the ``previous`` one too, or ``any`` that still opens.
         usage: how often, when and where.
+        log: who besides the provider must have seen the entry of a release before the
+            key leaves: ``signed`` for nobody, ``anchored`` or ``cosigned``. Which
+            witnesses count is a release setting, as is the least class of all.
     """
 
     purpose: Printable
@@ -279,6 +283,7 @@ class KeyRules(_Rules, frozen=True, kw_only=True):
     imports: bool = False
     generations: Reach = Reach.ANY
     usage: UsageRules | None = None
+    log: LogClass = LogClass.SIGNED
 
 
 class GraceRules(_Rules, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ from tightseal.policy.key_rules import (
     demands,
     judge_cedar,
     judge_key,
+    log_class_of,
     record_of,
     wrapped_use,
 )
@@ -134,6 +135,7 @@ def decide(
             record_of(workload, rule) if rule.adopted else None for _, rule in chosen
         ),
         wrapped=tuple(wrapped_use(workload, rule, key) for key, rule in chosen),
+        log_class=log_class_of(workload, keys),
     )
 
 

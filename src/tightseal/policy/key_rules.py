@@ -10,6 +10,7 @@ from tightseal.model.generation import GenerationName, Generations
 from tightseal.model.grant import WrappedUse
 from tightseal.model.keypath import IdentityKind, KeyPart, KeyRequest
 from tightseal.model.keyuse import KeyUse
+from tightseal.model.logclass import LogClass, highest
 from tightseal.model.usage import (
     UsageDemand,
     UsageRule,
@@ -22,7 +23,14 @@ from tightseal.policy.document import Reach
 from tightseal.policy.presented import Presented
 from tightseal.policy.trace import Trace
 
-__all__ = ["demands", "judge_cedar", "judge_key", "record_of", "wrapped_use"]
+__all__ = [
+    "demands",
+    "judge_cedar",
+    "judge_key",
+    "log_class_of",
+    "record_of",
+    "wrapped_use",
+]
 
 
 def judge_key(
@@ -64,6 +72,9 @@ def judge_key(
     _judge_generation(key, rule, circumstances.generations, trace)
     if key.part is KeyPart.PRIVATE:
         _judge_usage(rule, circumstances.signed_time, now, trace)
+    if _seen_by_others(key, rule):
+        expected = f"{rule.log_class.value}, before it leaves"
+        trace.note(f"log of {key.purpose}", expected, "awaited at the release")
     if rule.adopted:
         expected = "an action has put it under this name"
         trace.note(f"adoption of {key.purpose}", expected, "looked up at the release")
@@ -266,6 +277,21 @@ def demands(
             record = record_of(workload, rule)
             found.append(UsageDemand(rule.purpose, record, rule.usage, times))
     return tuple(found)
+
+
+def log_class_of(workload: Workload, keys: tuple[KeyRequest, ...]) -> LogClass:
+    """Who must have seen the entry of this release; public parts ask for nobody."""
+    rules = ((key, workload.key_rule(key.purpose)) for key in keys)
+    return highest(
+        rule.log_class
+        for key, rule in rules
+        if rule is not None and _seen_by_others(key, rule)
+    )
+
+
+def _seen_by_others(key: KeyRequest, rule: KeyRule) -> bool:
+    asks = rule.log_class is not LogClass.SIGNED
+    return asks and key.part is KeyPart.PRIVATE
 
 
 def record_of(workload: Workload, rule: KeyRule) -> str:

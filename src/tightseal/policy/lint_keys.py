@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tightseal.model.keypath import KeyPart, ProtocolClass
+from tightseal.model.logclass import LogClass
 from tightseal.policy.document import Choice, KeyRules, UsageRules
 from tightseal.policy.lints import LintId
 from tightseal.policy.locate import Path
@@ -20,6 +21,9 @@ def lint_key(key: KeyRules, now: int) -> Iterator[tuple[LintId, Path, str]]:
         message = f"every label of {key.purpose} that a pattern fits is published"
         yield LintId.PUBLISHED_LABELS, ("labels",), message
     yield from _uses(key)
+    if key.log is not LogClass.SIGNED and ProtocolClass.LEGACY in key.protocols:
+        message = f"{key.purpose} waits to be {key.log.value}, over the legacy protocol"
+        yield LintId.LOG_LEGACY, ("log",), message
     usage = key.usage
     if usage is None:
         return

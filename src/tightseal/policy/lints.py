@@ -49,6 +49,7 @@ class LintId(StrEnum):
     USES_BESIDE_PRIVATE = "uses-beside-private"
     USES_MIXED = "uses-mixed"
     ROLE_OF_ONE = "role-of-one"
+    LOG_LEGACY = "log-legacy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,11 @@ LINTS: Final[Mapping[LintId, Lint]] = MappingProxyType(
         ),
         LintId.ROLE_OF_ONE: Lint(
             _A, "whoever gets hold of one key can act alone: raise the threshold"
+        ),
+        LintId.LOG_LEGACY: Lint(
+            _A,
+            "its answers have no receipt, and a retry waits anew under an entry of its "
+            "own: prefer protocols = ['v1']",
         ),
     }
 )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tightseal.errors import Code, SettingsError
+from tightseal.model.logclass import LogClass
 from tightseal.model.settings import (
     DECIDED_BY_DOCUMENTS,
     MEASURED_ALONE,
@@ -64,6 +65,7 @@ def read_content(targets: Mapping[str, bytes]) -> Content:
         if tenant is not None:
             _require_tenant(parsed, tenant)
         documents.append(parsed)
+    _require_witnesses(documents, release or ReleaseSettings())
     return Content(tuple(documents), release, compile_policy(documents))
 
 
@@ -92,6 +94,19 @@ def read_release(text: str) -> ReleaseSettings:
         if name in MEASURED_ALONE:
             source.refuse((name,), "only the measured configuration can say it")
     return settings
+
+
+def _require_witnesses(documents: list[Parsed], release: ReleaseSettings) -> None:
+    """A purpose that nobody could ever have a key of is a mistake."""
+    if release.audit_log.witnesses:
+        return
+    for parsed in documents:
+        for i, workload in enumerate(parsed.document.workload):
+            for j, key in enumerate(workload.key):
+                if key.log is LogClass.COSIGNED:
+                    message = f"cosigned, and {RELEASE} names no audit_log.witnesses"
+                    at = ("workload", i, "key", j, "log")
+                    parsed.source.refuse(at, message)
 
 
 def _text(path: str, data: bytes) -> str:
