@@ -142,6 +142,19 @@ CASES: dict[str, tuple[list[Series], str, dict[str, str]]] = {
         "30m",
         ONE,
     ),
+    "TightsealWitnessesMissing": (
+        [
+            one("tightseal_witnesses_needed", "2x60"),
+            one("tightseal_witnesses_answering", "1x60"),
+        ],
+        "5m",
+        ONE,
+    ),
+    "TightsealLogForked": (
+        [one("tightseal_witness_answers_total", "0x4 1x60", outcome="forked")],
+        "6m",
+        {**ONE, "outcome": "forked"},
+    ),
     "TightsealPolicyExpires": (
         [one("tightseal_policy_expires_seconds", "600000x60")],
         "15m",
@@ -158,6 +171,19 @@ CASES: dict[str, tuple[list[Series], str, dict[str, str]]] = {
             ("tightseal_policy_version", TWO, "6x60"),
         ],
         "10m",
+        {"job": "tightseal"},
+    ),
+    "TightsealNodeStale": (
+        [one("tightseal_nodes", "0x5 1x60", standing="stale")],
+        "15m",
+        {"job": "tightseal"},
+    ),
+    "TightsealNodesDiffer": (
+        [
+            one("tightseal_nodes", "3x60", standing="serving"),
+            ("tightseal_nodes", {**TWO, "standing": "serving"}, "2x60"),
+        ],
+        "15m",
         {"job": "tightseal"},
     ),
     "TightsealKeyringDiffers": (
@@ -198,6 +224,9 @@ HEALTHY: list[Series] = [
     ),
     one("tightseal_verifier_disagreements_total", "0x120", rule="unexplained"),
     one("tightseal_collateral_issued_seconds", "0x120"),
+    one("tightseal_witnesses_needed", "2x120"),
+    one("tightseal_witnesses_answering", "3x120"),
+    one("tightseal_witness_answers_total", "0x120", outcome="forked"),
     one("tightseal_journal_lag_seconds", "0.002x120"),
     one("tightseal_journal_waiting", "3x120"),
     one("tightseal_journal_free_bytes", "500000000000-1000x120"),
@@ -265,6 +294,7 @@ def told(alert: str, labels: dict[str, str]) -> list[dict[str, Any]]:
         "TightsealOverloaded": "0.1",
         "TightsealVersionsDiffer": "2",
         "TightsealSlotDamaged": "1",
+        "TightsealNodeStale": "1",
     }
     summary = summary.replace("{{ $value }}", value.get(alert, ""))
     annotations = {"summary": summary, "runbook": rule["annotations"]["runbook"]}

@@ -118,7 +118,8 @@ def test_ports_and_health_fit_the_settings(name: str) -> None:
     assert published.split(":")[2] == str(port)
     assert f"http://127.0.0.1:{port}/healthz" in service["healthcheck"]["test"][-1]
     grace = int(service["stop_grace_period"].removesuffix("s"))
-    assert grace > host.drain_seconds + STOP_SLACK_SECONDS
+    stopping = host.drain_notice_seconds + host.drain_seconds
+    assert grace > stopping + STOP_SLACK_SECONDS
     assert service["ulimits"] == {"memlock": -1, "core": 0}
 
 

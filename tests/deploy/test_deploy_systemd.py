@@ -14,6 +14,7 @@ import pytest
 
 from debian_support import MissingError, needed
 from tightseal.service.load import DEFAULT_CONFIG, parse_settings
+from tightseal.service.server import BACKGROUND_SECONDS, FINISH_SECONDS
 from tightseal.service.settings import HostSettings
 from tightseal.service.supervisor import EXIT_SETTINGS, STOP_SLACK_SECONDS
 from tightseal_sim.intel.td import TdImage
@@ -147,7 +148,9 @@ def test_the_unit_fits_the_program() -> None:
     folders = values("StateDirectory")[0].split()
     assert f"/var/lib/{folders[0]}" == host.state_dir
     (timeout,) = values("TimeoutStopSec")
-    assert int(timeout) > host.drain_seconds + STOP_SLACK_SECONDS
+    stopping = host.drain_notice_seconds + host.drain_seconds
+    assert int(timeout) > stopping + STOP_SLACK_SECONDS
+    assert STOP_SLACK_SECONDS > FINISH_SECONDS + BACKGROUND_SECONDS
     assert str(EXIT_SETTINGS) in values("RestartPreventExitStatus")[0].split()
     assert values("ExecReload") == ["/bin/kill -HUP $MAINPID"]
     assert values("LimitMEMLOCK") == ["infinity"]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What deploy/compose starts, without its containers: three providers and a PCCS."""
 
+import json
 import subprocess
 import sys
 import time
@@ -12,7 +13,11 @@ import pytest
 from store_postgres import Server
 
 from handoff_scene import Site
+from tightseal.audit.checkpoint import Trust
+from tightseal.audit.note import NoteKey
+from tightseal.audit.verify import verify_log
 from tightseal.model.keypath import KeyRequest
+from tightseal.service.tileplaces import listed_logs, reading
 from tightseal_sim.approvers import Approvers
 from tightseal_sim.pccs_server import main as pccs_server
 from tightseal_sim.scene import Provider, Scene, free_port
@@ -21,6 +26,8 @@ COMPOSE = Path(__file__).resolve().parents[2] / "deploy" / "compose"
 SEED = "5e" * 32
 NOBODY = "00" * 32
 START_SECONDS = 20.0
+PUBLISH_SECONDS = 60.0
+DATABASE = "postgresql://tightseal@postgres/tightseal"
 
 # The collateral client of a guest lives as long as its process.
 pytestmark = pytest.mark.filterwarnings(
@@ -83,7 +90,7 @@ def test_three_providers_of_one_keyring_give_the_same_keys(
     changes = {
         "/srv/world": str(tmp_path / "scene" / "world"),
         "/var/lib/tightseal-keyring": str(tmp_path / "keyring"),
-        "postgresql://tightseal@postgres/tightseal": postgres.new_address(),
+        DATABASE: postgres.new_address(),
         "http://pccs:8081": pccs,
         NOBODY: approvers.policy_root.hex(),
     }
@@ -102,6 +109,32 @@ def test_three_providers_of_one_keyring_give_the_same_keys(
         assert keys[0] == keys[1] == keys[2]
         for provider in (second, third):
             assert site.key(provider, "acme", KeyRequest("kept")).get("kept") == made
+        logs_are_in_the_database(changes[DATABASE], providers)
+
+
+def logs_are_in_the_database(database: str, providers: list[Provider]) -> None:
+    """The log of each, as rows, which it serves; each reads the same both ways."""
+    keys = [NoteKey.parse(logged(p, "log_checked", "log_verifier")) for p in providers]
+    deadline = time.monotonic() + PUBLISH_SECONDS
+    while len(listed := listed_logs(database)) < len(keys):
+        assert time.monotonic() < deadline, listed
+        time.sleep(0.2)
+    assert {log.origin for log in listed} == {key.name for key in keys}
+    for key, provider in zip(keys, providers, strict=True):
+        with reading(database, key.name) as rows:
+            audited = verify_log(rows, Trust(key))
+        url = f"{provider.url}/{key.name.removeprefix('tightseal/')}"
+        with reading(url, key.name) as served:
+            head = verify_log(served, Trust(key)).head
+        assert head.checkpoint.size >= audited.head.checkpoint.size >= 1
+
+
+def logged(provider: Provider, event: str, field: str) -> str:
+    """What a line of the provider's log says."""
+    for line in provider.log.read_text().splitlines():
+        if line.startswith("{") and json.loads(line).get("event") == event:
+            return str(json.loads(line)[field])
+    raise AssertionError(event)
 
 
 def test_as_the_file_stands_no_bundle_is_accepted(
@@ -111,7 +144,7 @@ def test_as_the_file_stands_no_bundle_is_accepted(
     changes = {
         "/srv/world": str(tmp_path / "scene" / "world"),
         "/var/lib/tightseal-keyring": str(tmp_path / "keyring"),
-        "postgresql://tightseal@postgres/tightseal": postgres.new_address(),
+        DATABASE: postgres.new_address(),
         "http://pccs:8081": pccs,
     }
     with Scene(tmp_path / "scene") as scene:

@@ -306,6 +306,31 @@ def test_a_record_that_was_removed_does_not_begin_anew_for_a_late_node() -> None
     assert taken.epoch > EPOCH
 
 
+def test_a_flood_of_subjects_leaves_no_more_records_than_it_is_long() -> None:
+    """Anybody with many addresses can ask for many; old ones go as new ones come."""
+    store = new_store()
+    leases = Leases(store)
+    for minute in range(3 * IDLE_EPOCHS):
+        for number in range(100):
+            subject = f"{minute}/{number}"
+            leases.take((allowance(20, subject),), now=BEGIN + minute * EPOCH_SECONDS)
+    left = len(store.scan(KIND, now=BEGIN))
+    assert left <= (IDLE_EPOCHS + 1) * 100 + 1
+
+
+def test_of_records_that_go_together_one_that_another_node_used_stays_alone() -> None:
+    store = new_store()
+    leases, other = Leases(store), Leases(store)
+    subjects = [allowance(20, str(number)) for number in range(5)]
+    for one in subjects:
+        leases.take((one,), now=BEGIN)
+    spend_all(other, subjects[2])
+    beyond = BEGIN + (IDLE_EPOCHS + 1) * EPOCH_SECONDS
+    leases.take((allowance(20, "later"),), now=beyond)
+    names = {record.name for record in store.scan(KIND, now=beyond)}
+    assert names & {one.record for one in subjects} == {subjects[2].record}
+
+
 def test_a_record_that_comes_and_goes_while_a_late_node_writes_does_not_either() -> (
     None
 ):

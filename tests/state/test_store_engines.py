@@ -215,6 +215,19 @@ def test_a_database_that_cannot_be_reached(dsn: str, code: Code) -> None:
     assert refused.value.code is code
 
 
+def test_a_connection_that_breaks_between_two_messages_is_unavailable() -> None:
+    """The driver has an error of its own for it, outside of its other families."""
+
+    async def broken() -> None:
+        raise asyncpg.InternalClientError("cannot switch to state 12")
+
+    engine = PostgresEngine("postgresql://user@127.0.0.1:1/db")
+    with pytest.raises(ServiceError) as refused:
+        engine.run(broken())
+    engine.close()
+    assert refused.value.code is Code.STATE_UNAVAILABLE
+
+
 def test_a_password_is_in_no_name_and_no_error(postgres: Server) -> None:
     del postgres
     engine = PostgresEngine("postgresql://user:hunter2secret@127.0.0.1:1/db")

@@ -114,7 +114,9 @@ def crash_rounds(where: str, *, rounds: int, seed: int) -> None:
         first = worker.stdout.readline()
         time.sleep(delay.uniform(0.0, 0.15))
         worker.kill()
-        rest, _ = worker.communicate()
+        # Not communicate(), which passes by what readline() has read ahead.
+        rest = worker.stdout.read()
+        worker.communicate()
         acknowledged = {line for line in (first + rest).split("\n")[:-1] if line}
         store = SealedStore.attach(engine_of(where), sealer())
         # The database may still be committing what the killed process asked for last;

@@ -11,12 +11,16 @@ from before the signed log are supported. The program says which code ran. All s
 in the folder grow from simulated hardware, and guard nothing.
 
 What it makes: a simulated world, a provider in the sidecar shape, and one with a
-keyring under a signed policy and state in SQLite. Both have granted and refused.
+keyring under a signed policy and state in SQLite. Both have granted and refused. With
+``--postgres ADDRESS`` after the folder, the second alone, with its state in that
+database, whose tables it leaves in ``service/state.sql`` (by ``pg_dump``).
 """
 
 import base64
 import json
+import re
 import sqlite3
+import subprocess
 import sys
 import time
 from contextlib import closing
@@ -29,6 +33,7 @@ from upgrade_world import (
     OTHER_KERNEL,
     SERVICE,
     SIDECAR,
+    STATE_SQL,
     TEMPLATE,
     Place,
     Running,
@@ -82,8 +87,10 @@ def document(world: World, approvers: Approvers, total: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def settings(world: World, name: str, policy_root: bytes | None) -> str:
-    """A provider's settings file, with marks in place of folder and PCCS."""
+def settings(
+    world: World, name: str, policy_root: bytes | None, *, database: bool = False
+) -> str:
+    """A provider's settings file, with marks in place of folder, PCCS and state."""
     root = base64.b64encode(world.intel.root_certificate).decode()
     lines = [
         f'[host]\nstate_dir = "@FOLDER@/{name}/state"',
@@ -91,6 +98,8 @@ def settings(world: World, name: str, policy_root: bytes | None) -> str:
         'platform.world = "@FOLDER@/world"',
         'collateral = { pccs = ["@PCCS@"] }',
     ]
+    if database:
+        lines.append('state = { engine = "postgres", url = "@STATE@" }')
     release = [f'[release]\nsimulated_roots = ["{root}"]']
     if policy_root is not None:
         lines.append("keyring = { create = true }")
@@ -124,7 +133,9 @@ def make_service(place: Place, now: int) -> dict[str, object]:
     approvers = Approvers(2, threshold=2, now=now)
     (place.folder / SERVICE).mkdir()
     template = place.folder / SERVICE / TEMPLATE
-    template.write_text(settings(place.world, SERVICE, approvers.policy_root))
+    database = place.database is not None
+    text = settings(place.world, SERVICE, approvers.policy_root, database=database)
+    template.write_text(text)
     first, again = (
         approvers.bundle(
             {"fleet": document(place.world, approvers, total)}, now=now, days=DAYS
@@ -184,6 +195,19 @@ def trim(folder: Path) -> None:
             path.unlink()
 
 
+def dump(address: str) -> str:
+    """The tables in the schema that an address names, as SQL for any schema."""
+    plain, _, schema = address.partition("&search_path=")
+    command = ["pg_dump", "--inserts", "--no-owner", "--no-comments", "-n", schema]
+    said = subprocess.run([*command, plain], check=True, capture_output=True, text=True)
+    lines = [
+        line
+        for line in said.stdout.replace(f"{schema}.", "").splitlines()
+        if not re.match(r"--|\\|SET |SELECT pg_catalog|CREATE SCHEMA|$", line)
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def entries(path: Path) -> int:
     """How many entries a journal of any version has."""
     with closing(sqlite3.connect(path)) as connection:
@@ -195,18 +219,18 @@ def main() -> None:
     folder = Path(sys.argv[1]).absolute()
     folder.mkdir(parents=True)
     World.create(folder / "world", seed=b"the world of the version before.")
-    place, now = Place(folder), int(time.time())
+    database = sys.argv[3] if sys.argv[2:3] == ["--postgres"] else None
+    place, now = Place(folder, database=database), int(time.time())
     place.world.intel.platform(MACHINE)
-    expected = {
-        "now": now,
-        SIDECAR: make_sidecar(place, now),
-        SERVICE: make_service(place, now),
-    }
+    made: dict[str, object] = {}
+    if database is None:
+        made[SIDECAR] = make_sidecar(place, now)
+    made[SERVICE] = make_service(place, now)
     trim(folder)
-    expected["entries"] = {
-        name: entries(place.state(name) / "journal.sqlite")
-        for name in (SIDECAR, SERVICE)
-    }
+    counted = {name: entries(place.state(name) / "journal.sqlite") for name in made}
+    if database is not None:
+        (folder / SERVICE / STATE_SQL).write_text(dump(database))
+    expected = {"now": now, **made, "entries": counted}
     (folder / EXPECTED).write_text(json.dumps(expected, indent=1) + "\n")
     sys.stdout.write(f"made by {tightseal.__file__}: {folder}\n")
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,11 @@ SIDECAR, SERVICE = "sidecar", "service"
 SEED = Secret(b"\x07" * 32)
 EXPECTED = "expected.json"
 TEMPLATE = "settings.toml.in"
-"""A provider's settings, with ``@FOLDER@`` and ``@PCCS@`` in place of both."""
+"""A provider's settings, with ``@FOLDER@``, ``@PCCS@`` and ``@STATE@`` in place of
+each."""
+
+STATE_SQL = "state.sql"
+"""State that lay in PostgreSQL: what its tables were."""
 
 
 @dataclass
@@ -124,6 +129,9 @@ class Place:
     pccs: str = "http://127.0.0.1:9"
     """Where nobody answers, until ``serving_collateral``."""
 
+    database: str | None = None
+    """Address of the state, where it is no file."""
+
     @property
     def world(self) -> World:
         return World.open(self.folder / "world")
@@ -140,6 +148,7 @@ class Place:
         """The settings that the older version was started with, at this address."""
         text = (self.folder / name / TEMPLATE).read_text()
         text = text.replace("@FOLDER@", str(self.folder)).replace("@PCCS@", self.pccs)
+        text = text.replace("@STATE@", self.database or "")
         config = self.folder / name / "tightseal.toml"
         config.write_text(text)
         return config
@@ -164,7 +173,9 @@ class Place:
         """Start the provider of ``name`` here, as ``tightseal serve`` does."""
         with nullcontext() if offline else self.serving_collateral(now):
             settings = self.settings(name)
-            prepare(settings, host_clock=lambda: now)
+            # The version before the signed log has no clock to hand in here.
+            handed = signature(prepare).parameters.keys() & {"host_clock"}
+            prepare(settings, **dict.fromkeys(handed, lambda: now))
             composed = compose(settings, seed=SEED, host_clock=lambda: now)
             provider: Any = composed.front.provider
             try:

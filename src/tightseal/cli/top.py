@@ -17,8 +17,10 @@ from tightseal.cli import ui
 from tightseal.cli.top_numbers import Numbers
 from tightseal.cli.top_sample import Poller, Reading
 from tightseal.errors import Code, SettingsError
+from tightseal.guest.attested_tls import unattested
+from tightseal.model.tls import TlsTrust
 
-__all__ = ["top"]
+__all__ = ["tls_of", "top"]
 
 MAX_PROVIDERS: Final = 64
 Interval = Annotated[float, Parameter(validator=Number(gte=0.2, lte=60))]
@@ -32,6 +34,7 @@ def top(
     once: bool = False,
     as_json: Annotated[bool, Parameter("--json")] = False,
     ca_file: Path | None = None,
+    tls: TlsTrust = TlsTrust.PUBLIC_CA,
 ) -> int:
     """Watch providers: releases, refusals, times, health; Ctrl-C ends it.
 
@@ -46,6 +49,8 @@ def top(
         once: look twice, print once, and end.
         as_json: with --once: one JSON document on stdout.
         ca_file: PEM of the CA of providers with a certificate of their own.
+        tls: how certificates are judged without it: by public CAs, or not at all
+            (``exchange``), for providers that end TLS with a key of their own.
     """
     urls = (provider, *more)
     if len(urls) > MAX_PROVIDERS:
@@ -56,15 +61,23 @@ def top(
     if not once and not sys.stdout.isatty():
         detail = "stdout is no terminal: give --once, and --json for machines"
         raise SettingsError(Code.SETTINGS_INVALID, detail)
-    with Poller(urls, tls=_tls(ca_file)) as poller:
+    with Poller(urls, tls=tls_of(ca_file, tls)) as poller:
         if once:
             return _once(poller, interval, as_json=as_json)
         return _live(poller, interval)
 
 
-def _tls(ca_file: Path | None) -> ssl.SSLContext | None:
+def tls_of(
+    ca_file: Path | None, trust: TlsTrust = TlsTrust.PUBLIC_CA
+) -> ssl.SSLContext | bool:
+    """How the certificates of providers are judged by who reads what is unsigned.
+
+    Raises:
+        SettingsError: ``settings_invalid``, where the file has no CA, or for attested
+            TLS: there is no pin to judge by.
+    """
     if ca_file is None:
-        return None
+        return unattested(trust)
     try:
         return ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as e:

@@ -111,7 +111,7 @@ class Poller:
 
     Args:
         urls: of the providers.
-        tls: for providers with a certificate of their own.
+        tls: how certificates are judged: by public CAs, or by a context.
         monotonic: seconds.
 
     Raises:
@@ -122,7 +122,7 @@ class Poller:
         self,
         urls: Iterable[str],
         *,
-        tls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | bool = True,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._urls = tuple(dict.fromkeys(str(provider_url(url)) for url in urls))
@@ -133,7 +133,7 @@ class Poller:
             headers={"accept-encoding": "identity"},
             follow_redirects=False,
             trust_env=False,
-            verify=True if tls is None else tls,
+            verify=tls,
         )
         self._threads = ThreadPoolExecutor(max(1, len(self._urls)))
 

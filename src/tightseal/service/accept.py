@@ -33,6 +33,9 @@ MAX_DEFERRALS: Final = 10
 """A worker waits this long per open connection, and at most ten times, before it takes
 another: of workers that share a socket, the one with least to do comes first."""
 
+MAX_LAST: Final = 4096
+"""Most connections that are still taken when told to stop: as many as may wait."""
+
 SHUTDOWN_SECONDS: Final = 2.0
 """How long a peer may take to answer the end of TLS before the socket is closed."""
 
@@ -119,11 +122,21 @@ class Acceptor:
         self._resume()
 
     def stop(self) -> None:
-        """Accept no more; open connections stay."""
+        """Accept no more; open connections stay.
+
+        Who has already connected is taken: closing the socket would reset them, where
+        the next ones are refused and go elsewhere.
+        """
+        if self._stopped:
+            return
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
         self._loop.remove_reader(self._listener.fileno())
+        for _ in range(MAX_LAST):
+            if not self._accept_one():
+                break
+        self._listener.close()
 
     def _resume(self) -> None:
         self._timer = None
@@ -146,26 +159,28 @@ class Acceptor:
         if not self._stopped:
             self._accept_one()
 
-    def _accept_one(self) -> None:
+    def _accept_one(self) -> bool:
+        """Take the next connection; whether there was one."""
         try:
             connection, address = self._listener.accept()
         except OSError as e:
-            if e.errno not in _TRANSIENT:
+            if e.errno not in _TRANSIENT and not self._stopped:
                 self._make_room(e)
-            return
+            return False
         self._back_off = FIRST_BACK_OFF_SECONDS
         connection.setblocking(False)
         if self._handshakes is None:
             self._begin(self._connect(connection))
-            return
+            return True
         handshake = _Handshake(address)
         if not self._table.admit(handshake):
             connection.close()
-            return
+            return True
         handshake.deadline = self._loop.time() + self._handshakes.seconds
         handshake.task = self._begin(
             self._shake(connection, handshake, self._handshakes)
         )
+        return True
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)

@@ -18,6 +18,7 @@ from uvicorn.server import ServerState
 
 from tightseal.service.accept import Acceptor, Handshakes
 from tightseal.service.connections import SWEEP_SECONDS, ConnectionTable, Phase
+from tightseal.service.doorway import Doorway
 from tightseal.service.framed import FramedProtocol
 from tightseal.service.front import Front
 from tightseal.service.http import http_app
@@ -27,6 +28,14 @@ from tightseal.service.problem import SIMULATED_HEADER
 __all__ = ["Listeners", "Worker", "run_worker"]
 
 DRAIN_POLL_SECONDS = 0.05
+SETTLE_POLLS = 4
+"""For so many polls what connected just before the end may still begin a request. By
+polls, not by time: each lets the loop read what has come, however slow the host is."""
+
+FINISH_SECONDS = 3.0
+"""How long the last words to state and tiles may take."""
+
+CLOSE_HEADER = (b"connection", b"close")
 BACKGROUND_SECONDS = 2.0
 """How long the background thread may take to notice the end; it is a daemon."""
 
@@ -47,6 +56,12 @@ class Listeners:
     framed: socket.socket | None
     shared: bool
 
+    def close(self) -> None:
+        """Close this process's own hold on them; others may still accept."""
+        self.http.close()
+        if self.framed is not None:
+            self.framed.close()
+
 
 class Worker:
     """Serves both transports until told to stop."""
@@ -56,13 +71,40 @@ class Worker:
         self._listeners = listeners
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
+        self._draining = False
         self._acceptors: list[Acceptor] = []
         self._tables: dict[str, ConnectionTable] = {}
         self._state = ServerState()
+        self._doorway = Doorway(
+            self._loop,
+            pressed=front.pressed,
+            known=front.admission.known,
+        )
+
+    def drain(self) -> None:
+        """Say that the end comes, so that balancers send no more; then begin it.
+
+        Readiness says so for ``host.drain_notice_seconds``, while every request is
+        still answered, on connections that close after it. Called once more, the end
+        begins at once. Callable from a signal handler of the loop.
+        """
+        if self._draining:
+            self._stop.set()
+            return
+        self._begin_draining()
+        notice = self._front.settings.host.drain_notice_seconds
+        log.info("draining", notice_seconds=notice)
+        self._loop.call_later(notice, self._stop.set)
 
     def stop(self) -> None:
         """Begin the orderly end; callable from a signal handler of the loop."""
+        self._begin_draining()
         self._stop.set()
+
+    def _begin_draining(self) -> None:
+        self._draining = True
+        self._front.health.drain()
+        self._set_headers()
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Serve until :meth:`stop`, then drain for a bounded time."""
@@ -88,7 +130,13 @@ class Worker:
         config.load()
         self._set_headers()
         guard = HttpGuard(
-            limits, table, config, self._state, self._front.settings.simulated
+            limits,
+            table,
+            config,
+            self._state,
+            self._front.settings.simulated,
+            self._doorway,
+            self._front.budget,
         )
         tls = self._front.tls
         handshakes = None
@@ -110,6 +158,7 @@ class Worker:
             max_total=total,
             max_per_peer=per_peer,
             on_closed=partial(self._front.metrics.closed, name),
+            known=self._front.admission.known,
         )
         self._tables[name] = table
         return table
@@ -148,20 +197,25 @@ class Worker:
         headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
         if self._front.settings.simulated:
             headers.append(SIMULATED_HEADER)
+        if self._draining:
+            headers.append(CLOSE_HEADER)
         self._state.default_headers = headers
 
     async def _drain(self) -> None:
         for acceptor in self._acceptors:
             acceptor.stop()
-        for served in list(self._state.connections):
-            served.shutdown()
-        for table in self._tables.values():
-            _close_idle(table)
+        self._doorway.open()
         until = self._loop.time() + self._front.settings.host.drain_seconds
-        # A poll, since the end is counted over all tables and bounded by time.
-        while any(map(len, self._tables.values())) and self._loop.time() < until:  # noqa: ASYNC110
+        polls = 0
+        # At least once: what was accepted last is in no table yet.
+        while not polls or (self._open() and self._loop.time() < until):
             await asyncio.sleep(DRAIN_POLL_SECONDS)
-        left = sum(map(len, self._tables.values()))
+            polls += 1
+            if polls >= SETTLE_POLLS:
+                # Each time: a connection may come to rest after its answer.
+                for table in self._tables.values():
+                    _close_idle(table)
+        left = self._open()
         log.info("drained", cut_off=left)
         for table in self._tables.values():
             for connection in table:
@@ -169,11 +223,15 @@ class Worker:
         # What was just cut off closes in the loop's next turn.
         await asyncio.sleep(DRAIN_POLL_SECONDS)
 
+    def _open(self) -> int:
+        """How many connections there are."""
+        return sum(map(len, self._tables.values()))
+
 
 def _close_idle(table: ConnectionTable) -> None:
     for connection in table:
         if connection.phase is Phase.WAITING:
-            connection.evict()
+            connection.expire()
 
 
 def run_worker(
@@ -183,6 +241,7 @@ def run_worker(
     background: Callable[[threading.Event], None],
     attach: Callable[[asyncio.AbstractEventLoop, Worker], None],
     on_ready: Callable[[], None],
+    finish: Callable[[], None] = lambda: None,
 ) -> None:
     """Run one worker in this thread until it is told to stop.
 
@@ -192,6 +251,7 @@ def run_worker(
         background: what a thread of its own does until its event is set.
         attach: connects signals or the supervisor with the worker's ``stop``.
         on_ready: called when the worker accepts connections.
+        finish: called after an orderly end, once nothing is served any more.
     """
     ended = threading.Event()
     thread = threading.Thread(
@@ -210,3 +270,7 @@ def run_worker(
         ended.set()
         if thread.is_alive():
             thread.join(BACKGROUND_SECONDS)
+    # On a thread: a database that does not answer must not hold the end up.
+    last = threading.Thread(target=finish, name="finish", daemon=True)
+    last.start()
+    last.join(FINISH_SECONDS)

@@ -9,6 +9,7 @@ The seed travels through the pipe of each worker and never through a file.
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import secrets
@@ -59,7 +60,7 @@ STEADY_SECONDS: Final = 60.0
 START_SECONDS: Final = 120.0
 """Longest time until a worker accepts; fetching collateral is part of it."""
 
-STOP_SLACK_SECONDS: Final = 5.0
+STOP_SLACK_SECONDS: Final = 10.0
 """What a worker gets beyond its own drain time before it is killed."""
 
 READY: Final = b"ready"
@@ -177,10 +178,13 @@ def _work(
     from tightseal.service.compose import compose  # noqa: PLC0415
 
     composed = compose(settings, seed=seed)
+    # All this lives as long as the process: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
 
     def attach(loop: asyncio.AbstractEventLoop, worker: Worker) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, worker.stop)
+        loop.add_signal_handler(signal.SIGTERM, worker.drain)
+        loop.add_signal_handler(signal.SIGINT, worker.stop)
         loop.add_signal_handler(signal.SIGHUP, partial(_reread_level, files))
         if lifeline is not None:
             # The pipe ends when the supervisor does, however it dies.
@@ -193,6 +197,7 @@ def _work(
             background=composed.background,
             attach=attach,
             on_ready=on_ready,
+            finish=composed.finish,
         )
     finally:
         composed.close()
@@ -287,7 +292,7 @@ class _Supervisor:
         self._seed = Secret(secrets.token_bytes(SEED_BYTES))
         self._context = multiprocessing.get_context("spawn")
         self._slots = [_Slot(n) for n in range(settings.host.workers)]
-        self._stopping = False
+        self._stopping: signal.Signals | None = None
         self._hang_up = False
         self._once_ready = False
 
@@ -301,7 +306,7 @@ class _Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         try:
-            while not self._stopping:
+            while self._stopping is None:
                 self._tick(wakeup)
         finally:
             self._stop_all()
@@ -310,8 +315,11 @@ class _Supervisor:
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             self._hang_up = True
-        else:
-            self._stopping = True
+            return
+        if self._stopping is not None:
+            # Told again: whoever asks does not want to wait for balancers.
+            self._tell_all(signal.SIGINT)
+        self._stopping = signal.Signals(number)
 
     def _tick(self, wakeup: socket.socket) -> None:
         now = time.monotonic()
@@ -367,7 +375,7 @@ class _Supervisor:
         slot.process = slot.pipe = None
         if pid is not None:
             worker_died(pid)
-        if self._stopping:
+        if self._stopping is not None:
             return
         if code == EXIT_SETTINGS or not self._once_ready:
             detail = f"worker {slot.number} could not start (exit code {code})"
@@ -391,14 +399,18 @@ class _Supervisor:
         for slot in self._slots:
             pid = slot.process.pid if slot.process else None
             # Before it is ready, a worker would die of a signal it does not handle.
-            if pid is not None and (slot.ready or number == signal.SIGTERM):
+            if pid is not None and (slot.ready or number != signal.SIGHUP):
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
 
     def _stop_all(self) -> None:
-        self._stopping = True
-        self._tell_all(signal.SIGTERM)
-        until = time.monotonic() + self._settings.host.drain_seconds
+        told = self._stopping or signal.SIGTERM
+        self._stopping = told
+        # Held here, the sockets would take connections that no worker serves any more.
+        self._listeners.close()
+        self._tell_all(told)
+        host = self._settings.host
+        until = time.monotonic() + host.drain_notice_seconds + host.drain_seconds
         until += STOP_SLACK_SECONDS
         for slot in self._slots:
             if slot.process is None:

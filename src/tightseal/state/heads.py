@@ -9,6 +9,7 @@ from typing import Final
 
 from tightseal.errors import Code, ServiceError
 from tightseal.model.canonical import Value
+from tightseal.model.formats import require_understood
 from tightseal.model.state import Head
 from tightseal.state.faults import rolled_back, tampered
 from tightseal.state.rows import COUNTER_MAX, SCHEMA, HeadRow
@@ -81,7 +82,8 @@ def open_head(row: HeadRow | None, sealer: Sealer) -> tuple[HeadBody, Head]:
 
     Raises:
         ServiceError: ``state_tampered``, where it is missing or not the provider's;
-            ``state_schema_unsupported``, where the tables were made by another version.
+            ``state_schema_unsupported``, where the tables were made by another version,
+            or newer nodes raised the state to a format that this one does not know.
     """
     if row is None:
         raise tampered("the head is missing")
@@ -91,6 +93,7 @@ def open_head(row: HeadRow | None, sealer: Sealer) -> tuple[HeadBody, Head]:
     if body.schema != SCHEMA:
         detail = f"schema {body.schema}, expected {SCHEMA}"
         raise ServiceError(Code.STATE_SCHEMA_UNSUPPORTED, detail)
+    require_understood(body.kinds)
     return body, head_of(body, row.store_id, sealer)
 
 
