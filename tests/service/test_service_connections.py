@@ -44,6 +44,24 @@ def test_oldest_waiting_goes_before_oldest_reading() -> None:
     assert not reading.evicted
 
 
+def test_strangers_go_before_those_whom_somebody_knows() -> None:
+    table = ConnectionTable(
+        max_total=3, max_per_peer=3, known=lambda source: source == "friend"
+    )
+    friend, reading, stranger = Scripted("friend"), Scripted("x"), Scripted("y")
+    for connection in (friend, reading, stranger):
+        table.admit(connection)
+    table.move(reading, Phase.READING, deadline=9)
+    gone = []
+    for _ in range(3):
+        before = [c.evicted for c in (friend, reading, stranger)]
+        newcomer = Scripted("friend")
+        assert table.admit(newcomer)
+        after = [c.evicted for c in (friend, reading, stranger)]
+        gone += [n for n, (a, b) in enumerate(zip(before, after, strict=True)) if a < b]
+    assert gone == [2, 1, 0]
+
+
 def test_served_connections_stay_and_newcomers_are_refused() -> None:
     closed: list[str] = []
     table = ConnectionTable(max_total=2, max_per_peer=2, on_closed=closed.append)

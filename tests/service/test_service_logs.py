@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Log lines: form, level, the word ``simulated``, and the guard against secrets."""
 
+import errno
 import io
 import json
 import logging
@@ -158,6 +159,33 @@ def test_operator_sees_the_failed_check_and_the_rule_that_said_no(
     assert first["reasons"] == ["debug: expected off, got on"]
     assert first["rules_that_hold"] == ["tcb: expected UpToDate, got UpToDate"]
     assert second["failed_checks"] == ["quote_signature (b)"]
+
+
+class FullDisk(io.StringIO):
+    """Takes nothing while it is full."""
+
+    full = True
+
+    def write(self, text: str) -> int:
+        if self.full:
+            raise OSError(errno.ENOSPC, "no space")
+        return super().write(text)
+
+
+def test_a_log_that_cannot_be_written_harms_nobody_and_is_told_afterwards() -> None:
+    out = FullDisk()
+    configure_logs(LogSettings(), simulated=False, stream=out)
+    log = structlog.get_logger("x")
+    for _ in range(3):
+        log.info("lost")
+    out.full = False
+    log.info("written")
+    log.info("after")
+    structlog.reset_defaults()
+    logging.getLogger().handlers[:] = []
+    written, after = lines(out)
+    assert (written["event"], written["lines_lost"]) == ("written", 3)
+    assert "lines_lost" not in after
 
 
 # -- health ------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
@@ -17,10 +18,11 @@ from service_harness import (
     until,
 )
 
-from tightseal.errors import Code
+from tightseal.errors import Code, ServiceError
 from tightseal.keys.keyring import Terms, new_keyring, open_keyring
 from tightseal.model.slots import SlotClass
 from tightseal.platform.slots.gramine import GramineSlot
+from tightseal.service import metrics
 from tightseal.service.metricinfo import (
     LABELS,
     METRICS,
@@ -38,6 +40,33 @@ from tightseal_sim.scene import Provider, Scene
 from tightseal_sim.world import World
 
 DOCUMENTED = {m.name: m for m in METRICS}
+
+
+def test_mapped_files_of_a_worker_have_their_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write to a page that the disk has no room for would end the process."""
+    monkeypatch.setenv(metrics.SHARED_VARIABLE, str(tmp_path))
+    metrics._reserve_files()
+    files = list(tmp_path.iterdir())
+    assert {f.name.partition("_")[0] for f in files} == {
+        "counter",
+        "gauge",
+        "histogram",
+    }
+    for file in files:
+        assert file.stat().st_blocks * 512 >= metrics.RESERVED_BYTES
+
+
+def test_no_room_for_mapped_files_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(metrics.SHARED_VARIABLE, str(tmp_path / "none"))
+    with pytest.raises(ServiceError) as refused:
+        metrics._reserve_files()
+    assert refused.value.code is Code.JOURNAL_FAILED
+
+
 POLICY = "version = 1\n"
 
 Sample = tuple[str, dict[str, str], float]

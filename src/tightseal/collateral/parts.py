@@ -250,7 +250,8 @@ def _crl(name: PartName, body: bytes, _signature: bytes, chain: str) -> _Dates:
         raise CollateralError(Code.CRL_MALFORMED, f"{name}: no nextUpdate")
     return _Dates(
         issued_at=int(crl.last_update_utc.timestamp()),
-        expires_at=int(crl.next_update_utc.timestamp()),
+        # At its next update a CRL is over, as the verifiers have it.
+        expires_at=int(crl.next_update_utc.timestamp()) - 1,
         number=_crl_number(crl),
     )
 

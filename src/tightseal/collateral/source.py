@@ -6,8 +6,10 @@ Certificates that evidence carries are tried before, by whoever verifies it.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,7 +27,7 @@ from tightseal.collateral.parts import (
 )
 from tightseal.collateral.pccs import PartFetcher
 from tightseal.collateral.wire import certificate_chain, load_crl
-from tightseal.errors import Code, CollateralError
+from tightseal.errors import Code, CollateralError, retry_later
 from tightseal.model.claims import SnpTcb, Tee
 from tightseal.model.collateral import IntelCollateral, SnpCertificates
 from tightseal.model.log import Log
@@ -34,6 +36,9 @@ __all__ = ["MAX_ASSEMBLED", "CachedSource", "SnpIssuers", "SourceLimits"]
 
 MAX_ASSEMBLED: Final = 512
 """Most assembled answers kept at hand."""
+
+RETRY_SECONDS: Final = 2
+"""When to ask again, where too many wait for fetches."""
 
 _FMSPC_BYTES: Final = 6
 _CHOSEN: Final = frozenset({PartKind.TCB_INFO, PartKind.SNP_SIGNER})
@@ -51,6 +56,9 @@ class SourceLimits:
         not_found_seconds: how long "no such platform" is believed.
         failed_seconds: how long a failure is, before anybody is asked again.
         query_seconds: for one query with all its parts; guests wait 30 s for a key.
+        waiting: most threads that may wait for a fetch at once; 0 for any number. Each
+            is one that releases nothing to platforms whose collateral is at hand.
+        place_seconds: how long one waits to be among those.
     """
 
     burst: int = 64
@@ -58,6 +66,8 @@ class SourceLimits:
     not_found_seconds: float = 300.0
     failed_seconds: float = 5.0
     query_seconds: float = 22.0
+    waiting: int = 0
+    place_seconds: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +136,8 @@ class CachedSource:
         )
         self._monotonic = monotonic
         self._flights: SingleFlight[Record] = SingleFlight()
+        waiting = self._limits.waiting
+        self._places = threading.BoundedSemaphore(waiting) if waiting else None
         self._assembled: dict[tuple[object, ...], _Assembled] = {}
 
     def intel(self, *, fmspc: bytes, ca: str, tee: Tee, now: int) -> IntelCollateral:
@@ -134,6 +146,7 @@ class CachedSource:
         Raises:
             CollateralError: ``collateral_not_found``, ``collateral_unavailable``, or
                 ``collateral_rollback`` where only older than seen before is to be had.
+            ServiceError: ``overloaded``, as of :meth:`part`.
         """
         key = (fmspc, ca, tee)
         ready = self._ready(key, now)
@@ -225,6 +238,7 @@ class CachedSource:
 
         Raises:
             CollateralError: ``collateral_unavailable`` or ``collateral_not_found``.
+            ServiceError: ``overloaded``, where too many threads wait for fetches.
         """
         record = self.cache.get(name)
         if record is not None and record.part.valid_at(now):
@@ -232,7 +246,8 @@ class CachedSource:
         self._refusals.check(name)
         if name.kind in _CHOSEN and record is None:
             self._budget.take(str(name))
-        return self._shared_fetch(name, now, until or self._until()).part
+        with self._place(name):
+            return self._shared_fetch(name, now, until or self._until()).part
 
     def renew(self, name: PartName, *, now: int) -> Record:
         """Fetch a part again, whether or not the one at hand is valid.
@@ -303,6 +318,21 @@ class CachedSource:
 
     def _until(self) -> float:
         return self._monotonic() + self._limits.query_seconds
+
+    @contextmanager
+    def _place(self, name: PartName) -> Iterator[None]:
+        """Be one of the threads that wait; a service that hangs must not get all."""
+        places = self._places
+        if places is None:
+            yield
+            return
+        if not places.acquire(timeout=self._limits.place_seconds):
+            detail = f"{name}: {self._limits.waiting} threads wait for fetches already"
+            raise retry_later(Code.OVERLOADED, detail, seconds=RETRY_SECONDS)
+        try:
+            yield
+        finally:
+            places.release()
 
     def _shared_fetch(self, name: PartName, now: int, until: float) -> Record:
         return self._flights.do(

@@ -139,9 +139,13 @@ class Admission:
         if wait:
             raise self._refused("failures_per_second", source, wait)
 
+    def known(self, source: str) -> bool:
+        """Whether somebody known is behind a source."""
+        return self._standing.has(source)
+
     def first(self, source: str) -> Flow:
         """Where a request waits before anything is known of its evidence."""
-        return Flow(known=self._standing.has(source), group=source)
+        return Flow(known=self.known(source), group=source)
 
     def malformed(self, source: str) -> None:
         """Charge for a request that a cheap check refused."""

@@ -5,7 +5,8 @@ Both transports share one rule. A connection *waits* (nothing came), *reads* (pa
 request came) or is *served*. Where the table is full, or one peer has its share, the
 oldest waiting connection goes, then the oldest reading one; one being served never
 does, and if nothing else is left the newcomer is refused. So thousands of connections
-that say nothing cost a bounded amount of memory and shut nobody out.
+that say nothing cost a bounded amount of memory and shut nobody out. Strangers' go
+before those of sources that somebody known is behind.
 
 Deadlines are attributes, looked at by one sweep: no timer per connection.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterator
 from enum import IntEnum
-from itertools import chain
+from itertools import chain, islice
 from typing import Final, Protocol, TypeAlias
 
 from tightseal.errors import Code, ServiceError
@@ -31,6 +32,9 @@ __all__ = [
 
 SWEEP_SECONDS: Final = 0.25
 """How often deadlines are looked at; a limit may be exceeded by this much."""
+
+MAX_LOOKED_AT: Final = 128
+"""Most connections of a phase that are looked at for one of a stranger."""
 
 UNKNOWN_PEER: Final = "unknown"
 IPV6_SITE_BITS: Final = 64
@@ -82,6 +86,12 @@ class _Lane:
         waiting, reading, _ = self.phases
         return next(chain(waiting, reading), None)
 
+    def oldest_of_strangers(self, known: Callable[[str], bool]) -> Guarded | None:
+        """The oldest idle one that nobody known is behind; else the oldest idle one."""
+        waiting, reading, _ = (islice(p, MAX_LOOKED_AT) for p in self.phases)
+        strangers = (c for c in chain(waiting, reading) if not known(c.peer))
+        return next(strangers, None) or self.oldest_idle()
+
 
 class ConnectionTable:
     """The connections of one transport in one worker. Used on the event loop only.
@@ -90,6 +100,7 @@ class ConnectionTable:
         max_total: most connections.
         max_per_peer: most connections of one peer.
         on_closed: told of each connection that the table closed, and why.
+        known: whether somebody known is behind a source.
     """
 
     def __init__(
@@ -98,7 +109,9 @@ class ConnectionTable:
         max_total: int,
         max_per_peer: int,
         on_closed: OnClosed = lambda _reason: None,
+        known: Callable[[str], bool] = lambda _source: False,
     ) -> None:
+        self._known = known
         self._max_total = max_total
         self._max_per_peer = max_per_peer
         self._on_closed = on_closed
@@ -157,7 +170,7 @@ class ConnectionTable:
 
     def evict_oldest(self) -> bool:
         """Close the oldest idle connection; ``False`` where all are being served."""
-        return self._evict(self._all.oldest_idle())
+        return self._evict(self._all.oldest_of_strangers(self._known))
 
     def sweep(self, now: float) -> None:
         """Call ``expire`` on every connection whose deadline passed."""

@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import (
     HttpToolsProtocol,
     RequestResponseCycle,
 )
 from uvicorn.server import ServerState
 
-from tightseal.errors import Code
-from tightseal.service.connections import ConnectionTable, Phase, peer_of
+from tightseal.errors import Code, ServiceError
+from tightseal.service.connections import ByteBudget, ConnectionTable, Phase, peer_of
+from tightseal.service.doorway import PATHS, Doorway
 from tightseal.service.listen_settings import HttpSettings
 from tightseal.service.problem import raw_problem
 
@@ -40,6 +42,8 @@ class HttpGuard:
         table: the connections.
         config, state: of the HTTP server.
         simulated: whether every response says so.
+        doorway: where strangers' requests wait in a flood.
+        budget: request bytes held at once.
     """
 
     limits: HttpSettings
@@ -47,6 +51,8 @@ class HttpGuard:
     config: Config
     state: ServerState
     simulated: bool
+    doorway: Doorway
+    budget: ByteBudget
 
     def protocol(self) -> GuardedHttpProtocol:
         """A protocol for one connection."""
@@ -72,6 +78,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._refusal = Code.REQUEST_MALFORMED
         self._cycles: list[RequestResponseCycle] = []
+        self._doorway = guard.doorway
+        self._budget = guard.budget
+        self._held: RequestResponseCycle | None = None
+        self._held_bytes = 0
         self.phase = Phase.WAITING
         self.peer = ""
         self.deadline = loop.time() + guard.limits.head_seconds
@@ -100,6 +110,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Leave the table; no answer is written any more."""
         self._table.drop(self)
+        self._doorway.leave(self)
+        self._forget_held()
         self._silence()
         super().connection_lost(exc)
 
@@ -135,11 +147,20 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Give the answer its time."""
         super().on_message_complete()
-        if self.phase is Phase.READING:
+        if self._held is not None:
+            self._wait()
+        elif self.phase is Phase.READING:
             self._enter(Phase.SERVING, self._limits.request_seconds)
+
+    def on_body(self, body: bytes) -> None:
+        """Let the request wait where it is longer than what is read ahead."""
+        super().on_body(body)
+        if self._held is not None and len(self._held.body) > HIGH_WATER_LIMIT:
+            self._wait()
 
     def on_response_complete(self) -> None:
         """Give the next request its time, or the writing of the last response."""
+        self._doorway.leave(self)
         super().on_response_complete()
         if self.transport.is_closing():
             self._enter(Phase.SERVING, self._limits.write_seconds)
@@ -155,6 +176,49 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         del msg
         self._refuse(self._refusal)
 
+    # -- the doorway --------------------------------------------------------------
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Begin to work on a request, or let it wait."""
+        waits = cycle.scope["path"] in PATHS and self._doorway.closed_to(self.peer)
+        if not waits:
+            super()._start_asgi_task(cycle, app)
+            return
+        self._held = cycle
+        if not cycle.more_body:
+            self._wait()
+
+    def _wait(self) -> None:
+        """Wait for the turn, with what came of the request; others may evict it."""
+        if self._held is None or self._held_bytes:
+            return
+        count = len(self._held.body) + 1
+        try:
+            self._budget.take(count)
+        except ServiceError:
+            self._refuse(Code.OVERLOADED)
+            return
+        self._held_bytes = count
+        self._enter(Phase.READING, self._limits.request_seconds)
+        self._doorway.wait(self)
+
+    def let_in(self) -> None:
+        """As of ``Waiting``."""
+        cycle = self._held
+        self._forget_held()
+        if cycle is None or self.transport.is_closing():
+            self._doorway.leave(self)
+            return
+        if cycle.more_body:
+            self._enter(Phase.READING, self._limits.body_seconds)
+        else:
+            self._enter(Phase.SERVING, self._limits.request_seconds)
+        super()._start_asgi_task(cycle, self.app)
+
+    def _forget_held(self) -> None:
+        self._budget.give_back(self._held_bytes)
+        self._held, self._held_bytes = None, 0
+
     # -- the table ----------------------------------------------------------------
 
     def expire(self) -> None:
@@ -165,7 +229,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         elif self.phase is Phase.WAITING:
             self.transport.close()
             self._enter(Phase.SERVING, self._limits.write_seconds)
-        elif self.phase is Phase.READING:
+        elif self.phase is Phase.READING and not self._held_bytes:
             self._refuse(Code.REQUEST_TIMEOUT)
         else:
             self._refuse(Code.OVERLOADED)

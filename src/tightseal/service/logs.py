@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, MutableMapping
 from enum import Enum
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, cast
 
 import msgspec
 import structlog
@@ -69,6 +69,7 @@ def configure_logs(
     if worker is not None:
         always["worker"] = worker
     set_level(settings.level)
+    sink = _Sink(stream or sys.stderr)
     structlog.configure(
         # Said, since whatever else ran in this process may have set another.
         wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
@@ -78,10 +79,11 @@ def configure_logs(
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _add(always),
+            sink.say_lost,
             redact,
             _renderer(settings.format),
         ],
-        logger_factory=structlog.WriteLoggerFactory(stream or sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", sink)),
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
@@ -160,6 +162,37 @@ def _renderer(kind: LogFormat) -> Callable[[object, str, Event], str]:
         return encoder.encode(event).decode()
 
     return render
+
+
+class _Sink:
+    """Where lines go. A line that cannot be written is lost, and counted.
+
+    A full disk under the log would else end background threads, and leave requests
+    without their answers. Decisions have their entries in the journal, not here.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lost = 0
+
+    def write(self, text: str) -> None:
+        """Write a line, if that is possible."""
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:
+            self._lost += 1
+        else:
+            self._lost = 0
+
+    def flush(self) -> None:
+        """A line is flushed when it is written."""
+
+    def say_lost(self, _logger: object, _method: str, event: Event) -> Event:
+        """Add how many lines were lost before this one."""
+        if self._lost:
+            event["lines_lost"] = self._lost
+        return event
 
 
 class _Forward(logging.Handler):

@@ -39,6 +39,9 @@ PRESSED_SECONDS: Final = 1.0
 MOSTLY: Final = 0.5
 """Above this part of failures among strangers, they are a flood."""
 
+_CROWD: Final = 8
+"""An eighth of the queue full of strangers is a crowd."""
+
 _T = TypeVar("_T")
 
 
@@ -99,6 +102,24 @@ class WorkPool:
     def in_flight(self) -> int:
         """Calls running or waiting."""
         return self._handed + len(self._queue)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether many strangers wait while known flows are about.
+
+        Long before it is full: what a full queue refuses comes again at once.
+        """
+        waiting = self._queue.waiting(known=False)
+        return waiting > self._limit // _CROWD and self._known_about()
+
+    def _known_about(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        return now - self._known_at <= PRESSED_SECONDS
+
+    @property
+    def pressed(self) -> bool:
+        """Whether strangers mostly fail while known flows are about."""
+        return self._failing > MOSTLY and self._known_about()
 
     def submit(
         self, call: Callable[[], _T], *, flow: Flow = ANYBODY, cost: int = 1
@@ -191,7 +212,7 @@ class WorkPool:
 
     def _strangers_wait(self, now: float) -> bool:
         """Whether a stranger must leave its thread free."""
-        if self._failing <= MOSTLY or now - self._known_at > PRESSED_SECONDS:
+        if not self.pressed:
             return False
         return self._strangers > 0 or now < self._next_stranger
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tightseal.collateral.guard import FloorCheck
 from tightseal.collateral.http import Asker, FetchLimits
 from tightseal.collateral.kds import KdsClient
 from tightseal.collateral.pccs import PccsClient
-from tightseal.collateral.source import CachedSource
+from tightseal.collateral.source import CachedSource, SourceLimits
 from tightseal.collateral.wire import json_object
 from tightseal.errors import Code
 from tightseal.evidence.detect import EvidenceKind, detect
@@ -78,6 +79,8 @@ def open_source(
         pccs=PccsClient(settings.pccs, asker=asker) if settings.pccs else None,
         kds=KdsClient(settings.kds, asker=asker) if settings.kds else None,
         guard=guard,
+        # Half of the threads stay with those whose collateral is at hand.
+        limits=SourceLimits(waiting=max(1, (host.threads or os.cpu_count() or 1) // 2)),
     )
 
 

@@ -90,6 +90,8 @@ _SESSION: Final = {
 _FAULTS: Final = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
+    # What the driver says where a connection breaks between two of its messages.
+    asyncpg.InternalClientError,
     OSError,
     TimeoutError,
     concurrent.futures.CancelledError,

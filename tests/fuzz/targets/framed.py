@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from tightseal.errors import TightsealError
 from tightseal.model.settings import ReleaseSettings
+from tightseal.release.begun import Finished
 from tightseal.release.leases import Leases
 from tightseal.service.admission import Admission
 from tightseal.service.connections import ByteBudget, ConnectionTable, Phase
@@ -88,6 +89,9 @@ class FakeFront:
 
     def clock(self) -> int:
         return 1
+
+    async def covered(self, finished: Finished) -> bytes:
+        return finished.ready()
 
 
 def seeds() -> list[bytes]:

@@ -12,9 +12,11 @@ from uvicorn.server import ServerState
 from tightseal.errors import Code, RequestError, TightsealError
 from tightseal.model.settings import ReleaseSettings
 from tightseal.model.wire_operator import ActionDone
+from tightseal.release.begun import Finished
 from tightseal.release.leases import Leases
 from tightseal.service.admission import Admission
 from tightseal.service.connections import ByteBudget, ConnectionTable
+from tightseal.service.doorway import Doorway
 from tightseal.service.front import Front
 from tightseal.service.health import Health
 from tightseal.service.http import http_app
@@ -57,6 +59,10 @@ class Pool:
 class Provider:
     """Takes actions, and refuses all else."""
 
+    def admit(self, action: bytes, *, now: int) -> None:
+        assert isinstance(action, bytes)
+        assert now
+
     def act(self, action: bytes, *, now: int) -> ActionDone:
         assert isinstance(action, bytes)
         assert now
@@ -90,6 +96,9 @@ class FakeFront:
 
     def clock(self) -> int:
         return 1
+
+    async def covered(self, finished: Finished) -> bytes:
+        return finished.ready()
 
 
 FRONT = FakeFront()
@@ -153,7 +162,19 @@ def one(data: bytes) -> None:
 async def _connection(data: bytes) -> None:
     transport, state = Transport(), ServerState()
     table = ConnectionTable(max_total=4, max_per_peer=4)
-    guard = HttpGuard(SETTINGS.host.http, table, CONFIG, state, simulated=False)
+    guard = HttpGuard(
+        SETTINGS.host.http,
+        table,
+        CONFIG,
+        state,
+        simulated=False,
+        doorway=Doorway(
+            LOOP,
+            pressed=lambda: bool(data and data[0] & 1),
+            known=lambda _source: False,
+        ),
+        budget=ByteBudget(1 << 20),
+    )
     protocol = guard.protocol()
     protocol.connection_made(transport)
     size = (data[0] if data else 0) or len(data) or 1
@@ -166,6 +187,8 @@ async def _connection(data: bytes) -> None:
         await asyncio.sleep(0)
     protocol.expire()
     protocol.connection_lost(None)
+    assert guard.budget.held == 0
+    assert len(guard.doorway) == 0
     transport.lost = True
     await asyncio.gather(*state.tasks)
     assert b"HTTP/1.1 500" not in transport.said
