@@ -155,6 +155,12 @@ _SPECIFIC: Final[dict[Code, CodeInfo]] = SERVICE_CODES | {
         "Put the terms that the detail names back into the policy, or take another"
         " purpose for a new key.",
     ),
+    Code.LOG_CLASS_TOO_LOW: CodeInfo(
+        Fault.SERVICE,
+        502,
+        "The release was seen by fewer than this workload asks for.",
+        "Let the provider's policy ask for that class, under the same witness keys.",
+    ),
     Code.ROOT_NOT_TRUSTED: CodeInfo(
         Fault.EVIDENCE,
         403,

@@ -330,5 +330,23 @@ SERVICE_CODES: Final[dict[Code, CodeInfo]] = {
         "There is no such log here.",
         "Write it: tightseal audit export --tiles FOLDER",
     ),
+    Code.LOG_UNREACHABLE: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The log cannot be read just now.",
+        "Look at the address, the network and the rights there; nothing was judged.",
+    ),
+    Code.LOG_NOT_WITNESSED: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The release is not witnessed yet; send the very same request again.",
+        "Let the witnesses that the policy names answer: host.witnesses, and the log.",
+    ),
+    Code.LOG_NOT_ANCHORED: CodeInfo(
+        Fault.SERVICE,
+        503,
+        "The release is not anchored yet; send the very same request again.",
+        "Let the state store take the log's head; the log says what it answers.",
+    ),
 }
 """Codes whose fault is the service; :mod:`tightseal.codeinfo` has the others."""

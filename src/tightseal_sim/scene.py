@@ -206,6 +206,8 @@ class Scene:
             "host": {
                 "listen": f"127.0.0.1:{free_port()}",
                 "listen_framed": f"127.0.0.1:{free_port()}",
+                # Nobody balances load here, so that there is nobody to be told.
+                "drain_notice_seconds": 0,
                 "state_dir": str(folder / "state"),
                 "platform": {
                     "kind": "sim",

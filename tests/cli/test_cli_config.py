@@ -130,6 +130,41 @@ def test_check_refuses_with_the_key_and_an_empty_stdout(
     assert str(config) in captured.err
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://tightseal:hush@db/state",
+        "postgresql://:hu@sh@db/state",
+        "postgresql://db/state?user=x&password=hush&sslmode=require",
+    ],
+)
+@pytest.mark.parametrize("setting", ["state.url", "log_tiles"])
+def test_a_password_in_an_address_is_refused_and_not_shown(
+    address: str, setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"state.url": "postgresql://db/state", "log_tiles": ""} | {setting: address}
+    config = tmp_path / "tightseal.toml"
+    config.write_text(
+        f'[host]\nlog_tiles = "{given["log_tiles"]}"\n'
+        f'[host.state]\nengine = "postgres"\nurl = "{given["state.url"]}"\n'
+    )
+    for command in (["show"], ["show", "--json"], ["check"]):
+        assert main(["config", *command, "--config", str(config)]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert f"host.{setting}" in captured.err
+        assert "passfile=" in captured.err
+        assert "hush" not in captured.err
+        assert "hu@sh" not in captured.err
+
+
+def test_a_password_file_is_named_in_an_address(tmp_path: Path) -> None:
+    config = tmp_path / "tightseal.toml"
+    url = "postgresql://tightseal@db/state?passfile=/etc/tightseal/pgpass"
+    config.write_text(f'[host.state]\nengine = "postgres"\nurl = "{url}"\n')
+    assert main(["config", "check", "--config", str(config)]) == 0
+
+
 def test_check_accepts_what_init_writes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,8 +82,8 @@ class Provider(Operator):
     def entries(self) -> list[tuple[str, str, Value]]:
         journal = SqliteJournal.open(self.settings().host.journal_path)
         try:
-            # The first one is of the first start.
-            listed = journal.entries()[1:]
+            # The first two are of the first start: of the log, and of the keyring.
+            listed = journal.entries()[2:]
             return [
                 (e.entry.protocol_class, e.entry.code, e.entry.body) for e in listed
             ]

@@ -2,8 +2,6 @@
 """A TPM's counter as anchor of a keyring, with swtpm and the simulated TPM."""
 
 import multiprocessing
-import tempfile
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -16,7 +14,7 @@ from anchor_rig import (
     remove_index,
     rotated,
 )
-from tpm_swtpm import MissingError, Swtpm, Tpm, Tpms, swtpm
+from tpm_swtpm import Swtpm, Tpm, Tpms
 
 from tightseal.errors import Code, KeyReleaseError, ServiceError
 from tightseal.keys.keyring import keep
@@ -26,28 +24,6 @@ from tightseal.release import tpmanchor
 from tightseal.release.tpmanchor import AnchorTpm
 
 AHEAD = 12
-
-
-@pytest.fixture(scope="module", params=["simulated", "swtpm"])
-def tpms(
-    request: pytest.FixtureRequest, cannot_run: Callable[[str], NoReturn]
-) -> Iterator[Tpms]:
-    # Not below pytest's folder: a socket's path is short.
-    with tempfile.TemporaryDirectory(prefix="tightseal-") as folder:
-        program = None
-        if request.param == "swtpm":
-            try:
-                program = swtpm()
-            except MissingError as missing:
-                cannot_run(str(missing))
-        made = Tpms(program, Path(folder))
-        yield made
-        made.stop()
-
-
-@pytest.fixture
-def tpm(tpms: Tpms) -> Tpm:
-    return tpms.new()
 
 
 @pytest.fixture

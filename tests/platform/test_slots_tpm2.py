@@ -4,7 +4,7 @@
 import errno
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NoReturn
@@ -23,28 +23,6 @@ from tightseal.platform.slots.tpm_wire import Exchange, open_device
 
 MEASURED = bytes([0x6D]) * 32
 PCRS = frozenset({4, 7})
-
-
-@pytest.fixture(scope="module", params=["simulated", "swtpm"])
-def tpms(
-    request: pytest.FixtureRequest, cannot_run: Callable[[str], NoReturn]
-) -> Iterator[Tpms]:
-    # Not below pytest's folder: a socket's path is short.
-    with tempfile.TemporaryDirectory(prefix="tightseal-") as folder:
-        program = None
-        if request.param == "swtpm":
-            try:
-                program = swtpm()
-            except MissingError as missing:
-                cannot_run(str(missing))
-        made = Tpms(program, Path(folder))
-        yield made
-        made.stop()
-
-
-@pytest.fixture
-def tpm(tpms: Tpms) -> Tpm:
-    return tpms.new()
 
 
 def slot_of(tpm: Tpm, **options: object) -> Tpm2Slot:

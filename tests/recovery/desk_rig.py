@@ -2,6 +2,7 @@
 """Givers and joiners in this process, over a scene's world and collateral."""
 
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from tightseal.model.action import (
     ActionKind,
     InviteParameters,
     ProviderParts,
+    RevokeParameters,
 )
 from tightseal.model.base64url import encode_base64url
 from tightseal.model.secret import Secret
@@ -31,6 +33,17 @@ from tightseal.service.current import CurrentProvider
 from tightseal.service.joining import Candidate, candidate_of
 from tightseal.service.load import load_settings
 from tightseal.service.state import prepare_folder
+
+_numbers = iter(range(100_000))
+
+
+def clock() -> int:
+    return int(time.time())
+
+
+def next_name(kind: str) -> str:
+    """A name of a provider that no other one has in this process."""
+    return f"{kind}-{next(_numbers)}"
 
 
 @dataclass
@@ -50,7 +63,7 @@ class Direct:
 
     def hand_over(self, body: bytes) -> bytes:
         self.sent.append(self.on_request(body))
-        answer = self.provider.hand_over(self.sent[-1], now=self.now())
+        answer = self.provider.hand_over(self.sent[-1], now=self.now()).ready()
         return self.on_response(answer)
 
     def confirm(self, body: bytes) -> bytes:
@@ -160,6 +173,27 @@ def invitation(
         ),
     )
     return site.approvers.action(replace(action, **changes), signers=signers)
+
+
+def revoke(
+    site: Site, giver: Giving, slots: tuple[bytes, ...], invited: bytes | None = None
+) -> None:
+    """Have the giver take a signed revocation."""
+    now, keyring = giver.clock(), giver.keeper.keyring
+    action = Action(
+        kind=ActionKind.REVOKE_PROVIDER,
+        policy_root=site.approvers.policy_root,
+        keyring_id=keyring.header.keyring_id,
+        action_id=secrets.token_bytes(16),
+        issued_at=now,
+        expires_at=now + 3600,
+        parameters=RevokeParameters(
+            counter=keyring.header.counter,
+            slots=tuple(sorted(slots)),
+            invitation=invited,
+        ),
+    )
+    giver.provider.act(site.approvers.action(action), now=now)
 
 
 def joined(asked: Asking, giver: Direct, invited: bytes) -> Joined:

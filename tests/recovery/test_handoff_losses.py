@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """What would lose roots: retiring the last copy, replacing one that parted."""
 
-import time
-from collections.abc import Iterator
+import secrets
 
 import pytest
-from desk_rig import Asking, Giving, asking, giving, invitation, joined, refusal
+from desk_rig import (
+    Asking,
+    Giving,
+    clock,
+    giving,
+    invitation,
+    joined,
+    next_name,
+    refusal,
+)
 
 from handoff_scene import Site
 from tightseal.errors import Code
@@ -18,40 +26,10 @@ from tightseal.release.keyring import KeyringKeeper
 from tightseal.service.retire import retire, successors
 from tightseal.service.roots import ways_of
 from tightseal.service.settings import Settings
-from tightseal_sim.scene import Scene
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
 )
-
-
-def clock() -> int:
-    return int(time.time())
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with Scene(tmp_path_factory.mktemp("scene")) as scene:
-        yield Site(scene)
-
-
-@pytest.fixture(scope="module")
-def bundle(site: Site) -> bytes:
-    return site.bundle()
-
-
-_names = iter(range(1000))
-
-
-@pytest.fixture
-def giver(site: Site, bundle: bytes) -> Iterator[Giving]:
-    with giving(site, bundle, f"giver-{next(_names)}", clock=clock) as found:
-        yield found
-
-
-@pytest.fixture
-def joiner(site: Site, bundle: bytes) -> Asking:
-    return asking(site, bundle, f"joiner-{next(_names)}", clock=clock)
 
 
 def confirmed_by(giver: Giving, slots: tuple[bytes, ...]) -> None:
@@ -68,7 +46,7 @@ def confirmed_by(giver: Giving, slots: tuple[bytes, ...]) -> None:
         slots=(),
         changed_at=clock(),
     )
-    name = bytes([next(_names)]) * 16
+    name = secrets.token_bytes(16)
     desk.handoffs.send(name, handoff, now=clock())
     desk.handoffs.confirm(
         name, transcript_hash=b"t" * 64, slots=slots, generations=1, now=clock()
@@ -108,7 +86,7 @@ def test_provider_that_retired_is_nobodys_successor(
 def test_slot_of_another_image_that_opens_here_is_no_other_copy(
     site: Site, bundle: bytes
 ) -> None:
-    name = f"giver-{next(_names)}"
+    name = next_name("giver")
     with giving(site, bundle, name, clock=clock) as giver:
         settings = giver.composed.front.settings
         own = tuple(slot.slot_id for slot in giver.keeper.keyring.slots)

@@ -3,7 +3,7 @@
 
 import gc
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from rooted_rig import Rooted, document_of, rooted, workload_of
 from tightseal.errors import Code, PolicyError, ServiceError, TightsealError
 from tightseal.model.action import ActionKind, KeyParameters
 from tightseal.model.keypath import KeyRequest
-from tightseal.model.state import Record, StateStore
+from tightseal.model.state import Change, Record, StateStore
 from tightseal.model.wire import PublicKeyRequest
 from tightseal.policy.bundle.archive import MAX_TIMESTAMP_BYTES, pack, unpack
 from tightseal.policy.document import LoggedRules, SelectorRules, WorkloadRules
@@ -232,6 +232,42 @@ def test_a_bundle_replaced_while_it_is_read_is_no_fault(
     assert other.current() == found.keeper.current()
 
 
+class BeforeWriting(BetweenReads):
+    """A store in which another provider publishes right before our own batch."""
+
+    def open(self, kind: str, name: str, *, now: int) -> Record:
+        return self._store.open(kind, name, now=now)
+
+    def batch(self, changes: Sequence[Change], *, now: int) -> int:
+        if self._then is not None:
+            then, self._then = self._then, None
+            then()
+        return self._store.batch(changes, now=now)
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["first", "later"])
+def test_two_providers_that_are_offered_one_bundle_at_once_both_take_it(
+    found: Rooted, world: World, td: SimTd, *, there: bool
+) -> None:
+    if there:
+        found.publish("version = 1\n")
+    bundle = found.approvers.bundle({"d0": document_of(world, td)}, now=NOW)
+    store = BeforeWriting(found.store, lambda: found.keeper.offer(bundle, now=NOW))
+    other = PolicyKeeper(found.measured, store=store)
+    assert other.offer(bundle, now=NOW) == found.keeper.current()
+
+
+def test_a_bundle_that_a_newer_one_overtakes_is_rolled_back(
+    found: Rooted, world: World, td: SimTd
+) -> None:
+    older = found.approvers.bundle({"d0": document_of(world, td)}, now=NOW)
+    store = BeforeWriting(found.store, lambda: found.publish("version = 1\n"))
+    other = PolicyKeeper(found.measured, store=store)
+    error = refusal(lambda: other.offer(older, now=NOW))
+    assert error.code is Code.BUNDLE_ROLLED_BACK
+    assert other.current() == found.keeper.current()
+
+
 # -- a policy whose end has passed ------------------------------------------------
 
 
@@ -288,7 +324,7 @@ def test_a_journal_that_fails_after_the_count_gives_nothing_and_costs_one(
     found.publish(document_of(world, td, key=[key]))
     exchange, body = found.question(td)
     with monkeypatch.context() as broke:
-        broke.setattr(found.journal, "record", gone)
+        broke.setattr(found.journal, "submit", gone)
         error = refusal(lambda: found.provider.keys(body, now=NOW))
     assert error.code is Code.STATE_UNAVAILABLE
     assert found.journal.latest() == 0

@@ -452,6 +452,9 @@ class CrashError(Exception):
 class CrashingJournal:
     """Forgets everything about the one entry that it is to take."""
 
+    def nonce_era(self) -> int:
+        return 0
+
     def kept_response(self, redemption: NonceRedemption) -> bytes | None:
         del redemption
         return None
@@ -461,6 +464,8 @@ class CrashingJournal:
 
     def record(self, entry: JournalEntry, **_: Any) -> bytes:
         raise CrashError(entry.code)
+
+    submit = record
 
 
 def test_after_a_crash_before_the_answer_the_key_is_there(

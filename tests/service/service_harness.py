@@ -19,7 +19,13 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from tightseal.errors import Code, EvidenceError, PolicyError, TightsealError
+from tightseal.errors import (
+    Code,
+    EvidenceError,
+    PolicyError,
+    RequestError,
+    TightsealError,
+)
 from tightseal.model import wire
 from tightseal.model.provider import ProviderIdentity
 from tightseal.model.settings import LegacySettings, ReleaseSettings
@@ -45,6 +51,7 @@ class ScriptedAnswer:
     encrypted_key: bytes
     provider_quote: bytes
     tenant: str = "scripted"
+    held: None = None
 
 
 @dataclass
@@ -107,10 +114,20 @@ class ScriptedProvider:
         self._step(bundle)
         return PolicyAccepted(policy_version=7, digest="AA", expires_at=NOW + 1)
 
+    def admit(self, action: bytes, *, now: int) -> None:
+        assert now == NOW
+        if action.startswith(b"unsigned"):
+            raise RequestError(Code.ACTION_UNDERSIGNED, "scripted")
+
     def act(self, action: bytes, *, now: int) -> ActionDone:
         assert now == NOW
         self._step(action)
         return ActionDone(entry_id="AA")
+
+    def hand_over(self, body: bytes, *, now: int) -> Finished:
+        assert now == NOW
+        self._step(body)
+        return Finished(b"{}")
 
     def info(self, *, now: int) -> wire.InfoResponse:
         assert now == NOW

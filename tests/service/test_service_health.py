@@ -42,7 +42,12 @@ def test_every_code_of_a_provider_that_cannot_serve_has_a_remedy() -> None:
 
 
 def test_every_part_that_a_provider_looks_at_says_what_is_wrong() -> None:
-    assert set(BROKEN) == {*LABELS["part"].values, "background", "start"}
+    assert set(BROKEN) == {
+        *LABELS["part"].values,
+        "background",
+        "draining",
+        "start",
+    }
     for broken in BROKEN.values():
         assert broken.what.endswith(".")
         assert broken.remedy.endswith(".")

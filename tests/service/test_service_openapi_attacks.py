@@ -21,7 +21,13 @@ from typing import Any
 import pytest
 from attack_support import complaints
 from hushed_run import HushedRun
-from service_harness import ScriptedProvider, running, scripted_front, scripted_settings
+from service_harness import (
+    ScriptedProvider,
+    running,
+    scripted_front,
+    scripted_settings,
+    until,
+)
 
 from tightseal.guest.exchange import Exchange, Terms
 from tightseal.model import wire, wire_handoff
@@ -31,6 +37,7 @@ from tightseal.model.keypath import KeyRequest
 from tightseal.model.provider import ProviderIdentity
 from tightseal.service.http import http_app
 from tightseal.service.openapi import openapi_document
+from tightseal.service.tilepaths import CHECKPOINT_ROUTE, TILE_ROUTE
 from tightseal_sim.scene import Scene
 
 CHECKS = Path(__file__).with_name("openapi_attack_checks.py")
@@ -58,8 +65,10 @@ pytestmark = pytest.mark.filterwarnings(
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HushedRun]:
     """A provider whose limits are off: the attack comes from one address."""
     limits = {"requests_per_second": 0, "failures_per_second": 0}
+    tiles = tmp_path_factory.mktemp("attacked-tiles")
+    host = {"limits": limits, "log_tiles": str(tiles), "http": {"log": True}}
     with Scene(tmp_path_factory.mktemp("attacked")) as scene:
-        yield HushedRun(scene, host={"limits": limits})
+        yield HushedRun(scene, host=host)
     # Here its complaints are expected; see above.
     gc.collect()
 
@@ -134,6 +143,21 @@ def with_examples(document: dict[str, Any], bodies: dict[str, bytes]) -> dict[st
     return document
 
 
+def with_log(document: dict[str, Any], run: HushedRun) -> dict[str, Any]:
+    """The document with the log's id and a tile that it has, to start from."""
+    checkpoint = Path(run.host["log_tiles"]) / "checkpoint"
+    until(checkpoint.exists, 60)
+    origin, size = checkpoint.read_text().splitlines()[:2]
+    examples = {
+        "log_id": origin.rpartition("/")[2],
+        "path": f"0/000.p/{size}",
+    }
+    for path in (CHECKPOINT_ROUTE, TILE_ROUTE):
+        for parameter in document["paths"][path]["get"]["parameters"]:
+            parameter["example"] = examples[parameter["name"]]
+    return document
+
+
 def real_requests(run: HushedRun) -> dict[str, bytes]:
     exchange = Exchange(terms_of(run), (KeyRequest("disk"), KeyRequest("sign")))
     challenge = exchange.challenge_request()
@@ -205,6 +229,7 @@ def served_document(run: HushedRun) -> dict[str, Any]:
 def attacked(run: HushedRun, folder: Path, *, examples: int, seed: int) -> Attack:
     before = run.release("before", DISK)
     document = with_examples(served_document(run), real_requests(run))
+    document = with_log(document, run)
     made = attack(folder, run.provider.url, document, examples=examples, seed=seed)
     assert made.status == 0, made.said
     assert {made.phases[p] for p in ("examples", "coverage", "fuzzing")} == {"success"}
@@ -230,6 +255,7 @@ def test_no_request_of_any_kind_breaks_a_provider(
     made = attacked(run, tmp_path / "attack", examples=EXAMPLES, seed=1)
     granted = {path for _, path, status, _ in made.answers if status == 200}
     assert granted >= {"/v1/challenge", "/v1/keys", "/v1/public-key", "/v1/actions"}
+    assert CHECKPOINT_ROUTE in granted
     codes = {code for _, _, _, code in made.answers}
     assert codes >= {
         "action_malformed",
@@ -268,7 +294,7 @@ def only(path: str) -> dict[str, Any]:
 def test_every_route_is_in_the_document() -> None:
     front = scripted_front(ScriptedProvider(), scripted_settings())
     routes = {
-        (method.lower(), route.path)
+        (method.lower(), route.path.replace(":path}", "}"))
         for route in http_app(front).routes
         for method in route.methods - {"HEAD"}
     }

@@ -4,6 +4,9 @@
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from service_harness import (
     ask_http,
     running,
     scripted_error,
+    scripted_settings,
     until,
 )
 
@@ -76,6 +80,35 @@ def test_a_bundle_under_judgement_holds_no_workload_up() -> None:
             assert ask_http(run.http_port, "POST", wire.KEYS_PATH, b"{}").status == 200
         gate.set()
         asking.join(10)
+
+
+def test_what_strangers_send_from_many_addresses_keeps_no_signed_action_out() -> None:
+    """A revocation must get through while anybody can fill the operators' queue."""
+    provider = ScriptedProvider(gate=threading.Event())
+
+    def flood(port: int, address: str) -> None:
+        connection = HTTPConnection(
+            "127.0.0.1", port, timeout=30, source_address=(address, 0)
+        )
+        with closing(connection):
+            connection.request("POST", POLICY_PATH, b"bundle")
+            connection.getresponse().read()
+
+    with (
+        ThreadPoolExecutor(16) as threads,
+        running(provider, scripted_settings(queue=4)) as run,
+    ):
+        port, pool = run.http_port, run.front.operator_pool
+        for number in range(pool.limit):
+            threads.submit(flood, port, f"127.0.0.{number + 2}")
+        until(lambda: pool.in_flight == pool.limit)
+        signed = threads.submit(ask_http, port, "POST", ACTIONS_PATH, b"signed")
+        until(lambda: pool._queue.waiting(known=True) == 1)
+        unsigned = ask_http(port, "POST", ACTIONS_PATH, b"unsigned")
+        assert unsigned.json["code"] == Code.ACTION_UNDERSIGNED.value
+        provider.open_gate()
+        assert signed.result(30).status == 200
+        assert b"signed" in provider.seen
 
 
 # -- settings ---------------------------------------------------------------------

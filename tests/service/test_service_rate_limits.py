@@ -25,7 +25,7 @@ from service_harness import (
 from service_world import composed_provider, real_clock, world_settings
 from structlog.testing import capture_logs
 
-from tightseal.errors import Code, EvidenceError, retry_later
+from tightseal.errors import Code, EvidenceError, SettingsError, retry_later
 from tightseal.evidence.roots import VENDOR_ROOTS, with_simulated
 from tightseal.guest.client import Client
 from tightseal.guest.collateral import judge_with, online
@@ -33,6 +33,8 @@ from tightseal.guest.exchange import Terms
 from tightseal.guest.http import RefusedError
 from tightseal.model import wire
 from tightseal.model.settings import LimitSettings
+from tightseal.model.wire_handoff import HANDOFF_PATH
+from tightseal.model.wire_operator import POLICY_PATH
 from tightseal.release.leases import Leases
 from tightseal.service.admission import Admission
 from tightseal.service.limitlog import limit_heard, source_heard
@@ -63,6 +65,27 @@ def limited(error: BaseException | None = None, **limits: Any) -> Iterator[Runni
 
 
 FORGED = EvidenceError(Code.QUOTE_SIGNATURE_INVALID, "forged")
+
+
+def test_forged_evidence_of_a_handoff_is_paid_for() -> None:
+    """An invitation is no secret: it can be sent with any evidence, again and again."""
+    with limited(FORGED, failures_per_second=0.01, failure_burst=3) as run:
+        statuses = [
+            ask_http(run.http_port, "POST", HANDOFF_PATH, b"%d" % number).status
+            for number in range(5)
+        ]
+        assert len(run.provider.seen) == 3
+    assert statuses == [FORGED.info.status] * 3 + [429] * 2
+
+
+def test_bundles_that_are_refused_are_paid_for() -> None:
+    error = SettingsError(Code.BUNDLE_UNDERSIGNED, "by nobody")
+    with limited(error, failures_per_second=0.01, failure_burst=1) as run:
+        statuses = [
+            ask_http(run.http_port, "POST", POLICY_PATH, b"%d" % number).status
+            for number in range(12)
+        ]
+    assert statuses == [error.info.status] * 10 + [429] * 2
 
 
 def test_too_many_requests_are_refused_before_their_body_is_read() -> None:

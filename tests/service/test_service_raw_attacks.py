@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from random import Random
 from typing import TypeVar
 
@@ -37,6 +38,7 @@ AT_ONCE = 24
 HTTP_CONNECTIONS = 1200
 FRAMED_CONNECTIONS = 600
 EXCHANGES = 150
+TRIES = 10
 SOAK = 50
 """Times as many in the long run."""
 
@@ -132,13 +134,18 @@ def exchange_of(terms: Terms) -> Exchange:
 def keys_request(provider: Provider, td: SimTd, terms: Terms) -> bytes:
     """With a challenge that nobody has answered yet."""
     exchange = exchange_of(terms)
-    asked = httpx.post(
-        provider.url + wire.CHALLENGE_PATH,
-        content=exchange.challenge_request(),
-        trust_env=False,
-    )
+    asked = post(provider, wire.CHALLENGE_PATH, exchange.challenge_request())
     data = exchange.check_challenge(asked.content, now=int(time.time()))
     return exchange.keys_request(td.evidence(data))
+
+
+def post(provider: Provider, path: str, body: bytes) -> httpx.Response:
+    """A whole request; again where it was not sent within the short time for it."""
+    for _ in range(TRIES):
+        with suppress(httpx.RemoteProtocolError):
+            return httpx.post(provider.url + path, content=body, trust_env=False)
+    message = f"{TRIES} connections in a row were closed without an answer"
+    raise AssertionError(message)
 
 
 def attack_http(
@@ -236,9 +243,7 @@ def attack_exchange(
 ) -> Counter[str]:
     def one(rng: Random) -> str:
         body = spoiled_exchange(rng, keys_request(provider, td, terms))
-        answer = httpx.post(
-            provider.url + wire.KEYS_PATH, content=body, trust_env=False
-        )
+        answer = post(provider, wire.KEYS_PATH, body)
         assert answer.status_code < 500, answer.text
         return "" if answer.is_success else str(answer.json()["code"])
 

@@ -30,6 +30,9 @@ REFUSED = {
     "address without port": ('[host]\nlisten = "127.0.0.1"\n', "host.listen"),
     "port too high": ('[host]\nlisten = "127.0.0.1:65536"\n', "host.listen"),
     "empty state folder": ('[host]\nstate_dir = ""\n', "host.state_dir"),
+    "log served from nowhere": ("[host.http]\nlog = true\n", "host.log_tiles"),
+    "log in no database": ('[host]\nlog_tiles = "postgresql:"\n', "host.log_tiles"),
+    "log on a server": ('[host]\nlog_tiles = "https://l"\n', "host.log_tiles"),
     "unknown status": ('[release]\naccepted_tcb = ["Fine"]\n', "release.accepted_tcb"),
     "revoked accepted": ('[release]\naccepted_tcb = ["Revoked"]\n', "accepted_tcb"),
     "host setting under release": ("[release]\nworkers = 1\n", "workers"),
@@ -52,6 +55,23 @@ def test_nothing_given_means_the_defaults() -> None:
     assert Settings().host.listen == "127.0.0.1:3442"
     assert Settings().host.listen_framed == "127.0.0.1:3443"
     assert not Settings().release.legacy.enabled
+
+
+@pytest.mark.parametrize(
+    ("tiles", "place"),
+    [
+        ("", ""),
+        ("/srv/log", "/srv/log"),
+        ("postgresql:", "postgresql://tightseal@db/state"),
+        ("postgresql://log@db/log", "postgresql://log@db/log"),
+    ],
+)
+def test_where_the_log_goes(tiles: str, place: str) -> None:
+    state = (
+        '[host.state]\nengine = "postgres"\nurl = "postgresql://tightseal@db/state"\n'
+    )
+    text = f'[host]\nlog_tiles = "{tiles}"\n{state}'
+    assert parse_settings(text, environment={}).host.log_place == place
 
 
 def test_environment_overrides_host_settings() -> None:

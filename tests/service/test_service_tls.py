@@ -34,6 +34,8 @@ from tls_scene import (
     workload,
 )
 
+from tightseal.cli import main
+from tightseal.cli.ui import EXIT_UNREADABLE, EXIT_YES
 from tightseal.errors import Code, ProviderError, SettingsError
 from tightseal.guest.async_client import AsyncClient
 from tightseal.guest.client import Client
@@ -80,6 +82,22 @@ def test_a_key_over_tls_that_ends_in_the_provider(
 ) -> None:
     with client(scene, provider, terms(scene, settings), tls=trust) as guest:
         assert len(guest.key("disk")) == 32
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [(("--tls", "exchange"), True), ((), False), (("--tls", "attested"), False)],
+)
+def test_whoever_watches_may_leave_the_certificate_unjudged_and_has_to_say_so(
+    provider: Serving,
+    options: tuple[str, ...],
+    *,
+    asked: bool,
+) -> None:
+    """What they are shown is unsigned anyway."""
+    watch = ["top", https(provider), "--once", "--json", "--interval", "0.2"]
+    assert (main([*watch, *options]) != EXIT_UNREADABLE) is asked
+    assert (main(["nodes", https(provider), *options]) == EXIT_YES) is asked
 
 
 def test_an_async_client_judges_the_certificate_too(

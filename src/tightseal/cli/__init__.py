@@ -62,6 +62,11 @@ COMMANDS: Final = (
         "Hand a keyring to another provider, and take it away from one.",
     ),
     ("top", "tightseal.cli.top:top", "Watch running providers."),
+    (
+        "nodes",
+        "tightseal.cli.nodes:nodes",
+        "Show the nodes over a provider's state, and what is wrong with them.",
+    ),
     ("openapi", "tightseal.cli.openapi:openapi", "Print the description of the API."),
     (
         "drill",

@@ -16,6 +16,7 @@ from tightseal.cli.provider_collateral import provider_collateral
 from tightseal.errors import Code, SettingsError
 from tightseal.guest.client import Client
 from tightseal.guest.exchange import Terms
+from tightseal.guest.logterms import LogTerms
 from tightseal.guest.pins import read_pin
 from tightseal.guest.released import Receipt, ReleasedKey, ReleasedKeys
 from tightseal.guest.using import signature_of
@@ -30,6 +31,7 @@ from tightseal.model.keypath import (
     KeyType,
 )
 from tightseal.model.keyuse import KeyUse, Operation
+from tightseal.model.logclass import LogClass
 from tightseal.model.provider import ProviderIdentity
 from tightseal.model.secret import Secret
 from tightseal.model.tls import TlsTrust
@@ -67,6 +69,9 @@ def key(
     kds: tuple[str, ...] = (),
     root_ca: Path | None = None,
     event_log: Path | None = None,
+    log_class: LogClass | None = None,
+    witness: tuple[str, ...] = (),
+    witnesses_needed: int = 0,
     tls: TlsTrust = TlsTrust.PUBLIC_CA,
     kem: Kem = Kem.MLKEM768_X25519,
     proof: Proof = Proof.ATTESTED_KEY,
@@ -105,6 +110,10 @@ def key(
         kds: address of AMD's KDS; may be given again.
         root_ca: root certificate of a simulated world, to be trusted too.
         event_log: event log to send along, bound into the evidence.
+        log_class: who must have the release's entry in the provider's log, at least:
+            signed, anchored, or cosigned by these witnesses.
+        witness: verifier key of a witness that counts; may be given again.
+        witnesses_needed: how many of them must have cosigned; all, where not given.
         tls: how the certificate of an https provider is judged: by public CAs, not at
             all, since the exchange protects itself, or by the evidence in it.
         kem: of the envelope.
@@ -128,6 +137,7 @@ def key(
                 collateral, pccs=pccs, kds=kds, root_ca=root_ca
             ),
             kem=kem,
+            log=_log_terms(log_class, witness, witnesses_needed),
         ),
         tls=tls,
     )
@@ -152,6 +162,18 @@ def key(
         else:
             _say(got, out)
     return ui.EXIT_YES
+
+
+def _log_terms(
+    least: LogClass | None, witnesses: tuple[str, ...], needed: int
+) -> LogTerms | None:
+    if least is None:
+        if witnesses or needed:
+            detail = "--witness and --witnesses-needed go with --log-class cosigned"
+            raise SettingsError(Code.SETTINGS_INVALID, detail)
+        return None
+    threshold = needed or len(witnesses)
+    return LogTerms.parse(least, witnesses=witnesses, threshold=threshold)
 
 
 def _say(got: ReleasedKey, out: Path | None) -> None:
@@ -308,5 +330,6 @@ def _receipt(receipt: Receipt) -> dict[str, object]:
         "single_verifier": receipt.single_verifier,
         "policy": policy and {"version": policy.version, "digest": policy.digest.hex()},
         "anchor": receipt.anchor and receipt.anchor.value,
+        "log_class": receipt.log_class and receipt.log_class.value,
         "quote": receipt.quote and receipt.quote.hex(),
     }

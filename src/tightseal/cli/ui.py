@@ -57,6 +57,7 @@ UNREADABLE_CODES: Final = frozenset(
         Code.COLLATERAL_NOT_FOUND,
         Code.COLLATERAL_TOO_LARGE,
         Code.LOG_MISSING,
+        Code.LOG_UNREACHABLE,
         Code.SETTINGS_INVALID,
         Code.STATE_MISSING,
         Code.STATE_UNAVAILABLE,

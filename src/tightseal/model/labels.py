@@ -25,6 +25,7 @@ class Label(StrEnum):
     SIGN_RESPONSE = "tightseal/v1/signature/response"
     SIGN_PUBLIC_KEY = "tightseal/v1/signature/public-key"
     SIGN_HANDOFF = "tightseal/v1/signature/handoff"
+    SIGN_LOG_COVER = "tightseal/v1/signature/log-cover"
     # signatures by a provider that joined
     SIGN_HANDOFF_CONFIRM = "tightseal/v1/signature/confirmed-handoff"
     # signatures by operators
@@ -60,6 +61,7 @@ class Label(StrEnum):
     SEAL_KEYRING_ANCHOR = "tightseal/v1/aead/keyring-anchor"
     SEAL_WRAPPED_KEY = "tightseal/v1/aead/wrapped-key"
     SEAL_STATE_HEAD = "tightseal/v1/aead/state-head"
+    SEAL_HELD_RESPONSE = "tightseal/v1/aead/held-response"
     # HPKE
     HPKE_INFO = "tightseal/v1/hpke/info"
     HPKE_HANDOFF = "tightseal/v1/hpke/handoff"
@@ -77,6 +79,7 @@ class Label(StrEnum):
     KDF_ATTESTED_KEY = "tightseal/v1/kdf/attested-key"
     KDF_TLS_KEY = "tightseal/v1/kdf/tls-key"
     KDF_NONCE_MAC = "tightseal/v1/kdf/nonce-mac"
+    KDF_HELD_RESPONSE = "tightseal/v1/kdf/held-response"
     KDF_COLLATERAL_GUARD = "tightseal/v1/kdf/collateral-guard"
     KDF_KEYRING_SEAL = "tightseal/v1/kdf/keyring-seal"
     KDF_KEYRING_MAC = "tightseal/v1/kdf/keyring-mac"
@@ -87,6 +90,7 @@ class Label(StrEnum):
     KDF_SLOT_FACTORS = "tightseal/v1/kdf/slot-factors"
     KDF_WRAPPED_KEY = "tightseal/v1/kdf/wrapped-key"
     KDF_LOG_KEY = "tightseal/v1/kdf/log-key"
+    KDF_NODE_RUN = "tightseal/v1/kdf/node-run"
     KDF_STATE_STORE = "tightseal/v1/kdf/state-store"
     KDF_STATE_SEAL = "tightseal/v1/kdf/state-seal"
     KDF_STATE_ONCE = "tightseal/v1/kdf/state-once"

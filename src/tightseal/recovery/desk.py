@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -39,6 +39,7 @@ from tightseal.model.handoff import (
     confirmation,
     invitation_hash,
 )
+from tightseal.model.logclass import LogClass, LogNeed
 from tightseal.model.ports import JournalEntry, NonceRedemption, Recorder, Verifier
 from tightseal.model.provider import ProviderIdentity
 from tightseal.model.wire import decode_json, encode_json
@@ -57,17 +58,18 @@ from tightseal.platform.attested import AttestedKey, AttestedKeys, own_measureme
 from tightseal.policy.actions import AuthorisedAction, authorise
 from tightseal.policy.providers import judge_provider
 from tightseal.recovery.joiner import require_counter
+from tightseal.release.answers import Answers
+from tightseal.release.begun import Finished
 from tightseal.release.handoffs import Handoff, Handoffs, HandoffState, platform_value
+from tightseal.release.hold import Holder
 from tightseal.release.journal import (
     ENTRY_ID_BYTES,
     Decision,
     keep_denial,
-    keep_response,
-    kept_answer,
 )
 from tightseal.release.keyring import KeyringKeeper
 from tightseal.release.policy import InForce
-from tightseal.state.nonces import NonceMint
+from tightseal.state.nonces import NonceMint, era_of
 
 __all__ = ["HANDOFF_CLASS", "HandoffDesk"]
 
@@ -104,6 +106,7 @@ class HandoffDesk:
         keeper: of the keyring.
         handoffs: what is remembered of invitations.
         entropy: random bytes; replaced in tests.
+        answers: keeps and gives them; by default for this desk alone.
     """
 
     in_force: InForce
@@ -114,8 +117,13 @@ class HandoffDesk:
     keeper: KeyringKeeper
     handoffs: Handoffs
     entropy: Callable[[int], bytes] = secrets.token_bytes
+    answers: Answers = field(default_factory=lambda: Answers(Holder.alone()))
 
     def hand_over(self, body: bytes, *, now: int) -> bytes:
+        """The answer, where nothing is held; as :meth:`answer`."""
+        return self.answer(body, now=now).ready()
+
+    def answer(self, body: bytes, *, now: int) -> Finished:
         """Answer the evidence of an invited provider with the keyring.
 
         1. ``form``: one JSON document, a nonce of ours, our attested key
@@ -133,7 +141,8 @@ class HandoffDesk:
             now: Unix seconds.
 
         Returns:
-            JSON of the response; for a byte-identical retry, the same bytes again.
+            JSON of the response; for a byte-identical retry, the same bytes again. Held
+            where the release settings let no key leave before others have seen the log.
 
         Raises:
             RequestError: 1 and 2: ``request_malformed``, ``request_too_large``, a
@@ -151,7 +160,7 @@ class HandoffDesk:
         self.in_force.require_deciding(now=now)
         asked = self._admit(body, now=now)
         if (kept := self.recorder.kept_response(asked.redemption)) is not None:
-            return kept_answer(kept)
+            return self.answers.give_as_it_is(kept, asked.redemption)
         request = asked.request
         check_recipient_key(request.kem, request.recipient_key)
         claims = self.verifier(request.evidence, now=now)
@@ -161,12 +170,14 @@ class HandoffDesk:
         require_counter(self.keeper.keyring.header.counter, asked.invite)
         try:
             self._judge(asked, claims, now=now)
+            envelope, payload = b"", b""
             if not request.rehearsal:
                 self._bind(asked, claims, now=now)
+                envelope, payload = self._sealed(asked, now=now)
         except PolicyError as denial:
             self._deny(asked, claims, denial, now=now)
             raise
-        return self._answer(asked, claims, now=now)
+        return self._answer(asked, claims, envelope, payload, now=now)
 
     def _admit(self, body: bytes, *, now: int) -> _Asked:
         """Checks 1 and 2: cheap, and before any evidence is looked at."""
@@ -201,6 +212,7 @@ class HandoffDesk:
                 nonce=request.nonce,
                 expires_at=expires_at,
                 request_hash=hashlib.sha256(body).digest(),
+                era=era_of(request.nonce),
             ),
         )
 
@@ -238,22 +250,40 @@ class HandoffDesk:
         )
         self.handoffs.send(asked.action.action_id, handoff, now=now)
 
-    def _answer(self, asked: _Asked, claims: Claims, *, now: int) -> bytes:
-        """Seal, sign and record; only then anything leaves."""
+    def _sealed(self, asked: _Asked, *, now: int) -> tuple[bytes, bytes]:
+        """The keyring key in its envelope, and what it opens.
+
+        A revocation marks the invitation before it rotates. So roots that were made to
+        be kept from the joiner are seen with their mark, also by one that came late.
+
+        Raises:
+            PolicyError: ``provider_revoked``.
+        """
         request = asked.request
-        envelope = payload = b""
-        if not request.rehearsal:
-            handed, key = hand_over(self.keeper.keyring, tenant=asked.invite.tenant)
-            try:
-                payload = handed.encode()
-                envelope = seal(
-                    key,
-                    kem=request.kem,
-                    recipient_key=request.recipient_key,
-                    info=asked.transcript.hpke_info(request.evidence),
-                )
-            finally:
-                key.wipe()
+        handed, key = hand_over(self.keeper.keyring, tenant=asked.invite.tenant)
+        try:
+            self.handoffs.sent(asked.action.action_id, now=now)
+            envelope = seal(
+                key,
+                kem=request.kem,
+                recipient_key=request.recipient_key,
+                info=asked.transcript.hpke_info(request.evidence),
+            )
+            return envelope, handed.encode()
+        finally:
+            key.wipe()
+
+    def _answer(
+        self,
+        asked: _Asked,
+        claims: Claims,
+        envelope: bytes,
+        payload: bytes,
+        *,
+        now: int,
+    ) -> Finished:
+        """Sign and record; only then anything leaves."""
+        request = asked.request
         body = HandoffBody(
             transcript_hash=asked.transcript.hash_with(request.evidence),
             envelope=envelope,
@@ -263,12 +293,22 @@ class HandoffDesk:
             issued_at=now,
         )
         response = HandoffResponse.of(body, signature=asked.key.sign(body.to_sign()))
+        entry = self._entry(asked, claims, body.entry_id, code="granted", now=now)
         kept = self.recorder.record(
-            self._entry(asked, claims, body.entry_id, code="granted", now=now),
+            entry,
             redemption=asked.redemption,
-            response=keep_response(encode_json(response)),
+            response=self.answers.keep_as_it_is(
+                encode_json(response),
+                LogNeed(LogClass.SIGNED) if request.rehearsal else self._need(),
+                self.recorder.promise(entry),
+                asked.redemption,
+            ),
         )
-        return kept_answer(kept)
+        return self.answers.give_as_it_is(kept, asked.redemption)
+
+    def _need(self) -> LogNeed:
+        """No purpose asks for more: what settings ask of every release."""
+        return self.in_force.settings.audit_log.need(LogClass.SIGNED)
 
     def _deny(
         self, asked: _Asked, claims: Claims, denial: PolicyError, *, now: int

@@ -7,8 +7,10 @@ Whoever calls the pipeline may let a request wait here, in an order of its own.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
+from tightseal.audit.journal import RECORD_SECONDS, given_up
 from tightseal.envelope.hpke import Recipient
 from tightseal.errors import Code, EvidenceError, RequestError
 from tightseal.evidence.claimed import claimed
@@ -18,10 +20,12 @@ from tightseal.model.ports import NonceRedemption
 from tightseal.model.wire import ParsedKeysRequest
 from tightseal.platform.attested import AttestedKey
 from tightseal.policy.eventlog import EventFacts, replay_event_log
+from tightseal.release.hold import Held, not_covered
 
 __all__ = [
     "Admitted",
     "Begun",
+    "Entering",
     "Finished",
     "claim_of",
     "replayed",
@@ -35,13 +39,49 @@ class Finished:
     """The answer, and what was verified on the way.
 
     Attributes:
-        body: JSON of the response.
+        body: JSON of the response; empty where it is held.
         tenant: that the keys belong to; ``None`` where nothing was verified, as for a
             retry that is answered from the journal.
+        held: the response, where others have to see its entry in the log first.
     """
 
     body: bytes
     tenant: str | None = None
+    held: Held | None = None
+
+    def ready(self) -> bytes:
+        """The response, where it waits for nobody.
+
+        Raises:
+            ServiceError: ``log_not_anchored`` or ``log_not_witnessed``.
+        """
+        if self.held is not None:
+            raise not_covered(self.held.need, "nobody waits for it here")
+        return self.body
+
+
+@dataclass(frozen=True, slots=True)
+class Entering:
+    """An answer whose entry waits for the journal's commit; nothing may leave before.
+
+    Attributes:
+        done: what the journal keeps, once that is durable.
+        give: makes the answer of it.
+    """
+
+    done: Future[bytes]
+    give: Callable[[bytes], Finished]
+
+    def wait(self) -> Finished:
+        """The answer, once its entry is durable.
+
+        Raises:
+            EvidenceError, ServiceError: as of ``Recorder.record``, and of ``give``.
+        """
+        try:
+            return self.give(self.done.result(timeout=RECORD_SECONDS))
+        except TimeoutError as e:
+            raise given_up(self.done) from e
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +112,24 @@ class Begun:
     Attributes:
         claim: the platform that its evidence claims, unverified; empty where there is
             nothing to verify, or nothing to read.
-        finish: makes the costly checks and answers; takes Unix seconds.
+        finish: makes the costly checks and answers; takes Unix seconds. It does not
+            wait for the journal.
         answered: whether there is nothing costly left.
     """
 
     claim: bytes
-    finish: Callable[[int], Finished]
+    finish: Callable[[int], Finished | Entering]
     answered: bool = False
 
+    def answer(self, now: int) -> Finished:
+        """``finish``, and wait for the journal where that is needed."""
+        outcome = self.finish(now)
+        return outcome.wait() if isinstance(outcome, Entering) else outcome
+
     @classmethod
-    def done(cls, body: bytes) -> Begun:
+    def done(cls, finished: Finished) -> Begun:
         """A request that is answered already."""
-        return cls(b"", lambda _now: Finished(body), answered=True)
+        return cls(b"", lambda _now: finished, answered=True)
 
 
 def claim_of(evidence: bytes, *, expected: bytes) -> bytes:

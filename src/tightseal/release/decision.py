@@ -25,6 +25,7 @@ from tightseal.policy.circumstances import Circumstances
 from tightseal.policy.engine import decide, explain
 from tightseal.policy.eventlog import EventFacts
 from tightseal.release.actions import adopted_source, apply_source
+from tightseal.release.answers import require_log_anchor
 from tightseal.release.imports import Imports
 from tightseal.release.journal import (
     ENTRY_ID_BYTES,
@@ -115,6 +116,8 @@ class Decider:
         reserved = self.leases.take(denial_limits(limits, claims), now=now)
         try:
             grant = self._by_policy(claims, events, asked=asked, key=key, now=now)
+            audit_log = self.in_force.settings.audit_log
+            require_log_anchor(audit_log.need(grant.log_class), self.memory)
             imported = _inputs(grant, asked)
             try:
                 self.leases.take(release_limits(limits, claims, grant), now=now)

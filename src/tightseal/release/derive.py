@@ -9,7 +9,7 @@ from dataclasses import replace
 from tightseal.envelope.hpke import Recipient
 from tightseal.errors import Code, ServiceError
 from tightseal.keys.chain import derive
-from tightseal.model.exchange import hpke_info
+from tightseal.model.exchange import KeyFacts, hpke_info
 from tightseal.model.grant import Grant, WrappedUse
 from tightseal.model.keypath import KeyPath, KeyRequest
 from tightseal.model.ports import KeyRoots
@@ -18,7 +18,7 @@ from tightseal.release.memory import Memory
 from tightseal.release.use import answer_of
 from tightseal.release.wrapped import WrappedKeys
 
-__all__ = ["release_all", "release_one", "seal_all", "wrapped_keys"]
+__all__ = ["facts_of", "release_all", "release_one", "seal_all", "wrapped_keys"]
 
 
 def release_all(
@@ -103,6 +103,12 @@ def wrapped_keys(memory: Memory | None, roots: KeyRoots) -> WrappedKeys:
         detail = "the policy has wrapped keys, and there is no state store"
         raise ServiceError(Code.INTERNAL, detail)
     return WrappedKeys(memory.store, roots)
+
+
+def facts_of(grant: Grant, requests: tuple[KeyRequest, ...]) -> tuple[KeyFacts, ...]:
+    """What the envelopes will hold, in the order of the requests."""
+    wanted = zip(grant.paths, requests, strict=True)
+    return tuple(KeyFacts.of(path, asked) for path, asked in wanted)
 
 
 def seal_all(

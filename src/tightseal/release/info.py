@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from tightseal.model import wire
 from tightseal.model.exchange import Kem
+from tightseal.model.logclass import AuditLogSettings
 from tightseal.model.ports import KeyRoots
 from tightseal.platform.attested import AttestedKey
 from tightseal.release.keyring import KeyringKeeper
@@ -29,6 +30,7 @@ def describe(
         policy=None if said is None else wire.PolicyJson.of(said),
         anchor=None if memory is None else memory.anchor,
         keyring=_keyring(roots),
+        log=_log(in_force.settings.audit_log),
     )
 
 
@@ -37,3 +39,7 @@ def _keyring(roots: KeyRoots) -> wire.KeyringJson | None:
         return None
     counter = roots.keyring.header.counter
     return wire.KeyringJson(roots.generations().current, counter)
+
+
+def _log(rules: AuditLogSettings) -> wire.LogRulesJson:
+    return wire.LogRulesJson(rules.least, list(rules.witnesses), rules.threshold)

@@ -14,6 +14,7 @@ from tightseal.model.grant import Grant, Reason, WrappedUse
 from tightseal.model.keypath import KeyRequest
 from tightseal.model.keyuse import KeyUse
 from tightseal.model.labels import Label
+from tightseal.model.logclass import LogNeed
 from tightseal.model.ports import Completion, JournalEntry
 from tightseal.model.wire import KeysResponse, ParsedKeysResponse, encode_json
 from tightseal.release.policy import InForce
@@ -63,13 +64,26 @@ class Decision:
     event_log_hash: bytes | None = None
     uses: tuple[Value, ...] = ()
 
-    def granted(self, grant: Grant, *, entry_id: bytes, now: int) -> JournalEntry:
-        """The entry of a grant: everything but the keys."""
+    def granted(
+        self,
+        grant: Grant,
+        *,
+        entry_id: bytes,
+        now: int,
+        need: LogNeed | None = None,
+    ) -> JournalEntry:
+        """The entry of a grant: everything but the keys.
+
+        ``need`` is in it where others have to see the entry before the keys leave. So
+        such an entry alone does not say that they left.
+        """
         body: dict[str, Value] = {
             "keys": [path.as_value() for path in grant.paths],
             "workload": grant.workload,
             "image": grant.image,
         }
+        if need is not None and need.waits:
+            body["log"] = need.as_value()
         if any(grant.wrapped):
             body["wrapped"] = [_wrapped(use) for use in grant.wrapped]
         return self.entry("granted", body, grant.reasons, entry_id=entry_id, now=now)
@@ -189,6 +203,7 @@ def kept_answer(kept: bytes) -> bytes:
     """
     if kept[:1] == _KEPT_RESPONSE:
         return kept[1:]
+    # An answer that waits is opened by its holder alone, and is none here.
     try:
         code = Code(kept.removeprefix(_KEPT_DENIAL).decode())
     except ValueError as e:

@@ -56,7 +56,8 @@ IDLE_EPOCHS: Final = 10
 """A record that this node wrote goes after so many epochs without another slice."""
 
 MAX_SWEPT: Final = 64
-"""Most records that go in one epoch."""
+"""Most records that go at once: with each new epoch, and with each slice, so that a
+flood of subjects adds no more of them than go."""
 
 _LOST_RACE: Final = frozenset(
     {Code.STATE_CONFLICT, Code.STATE_EXISTS, Code.STATE_MISSING}
@@ -254,6 +255,7 @@ class Leases:
                 self._written[allowance.record] = _Written(written, epoch)
         for allowance in short:
             self._on_event(allowance, "leased")
+        self._sweep(store, now=now)
 
     def _dry(self, allowance: Allowance, *, now: int) -> None:
         with self._lock:
@@ -279,9 +281,12 @@ class Leases:
             old.append((name, written))
         for name, _ in old:
             del self._written[name]
-        if old:
-            # Where another node used one of them, all stay: its sweep will find them.
-            _write(store, [Delete(KIND, n, w.version) for n, w in old], now=now)
+        gone = [Delete(KIND, name, written.version) for name, written in old]
+        if not gone or _write(store, gone, now=now) is not None:
+            return
+        # Another node used one of them: its sweep will find that one, and no other.
+        for one in gone:
+            _write(store, (one,), now=now)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

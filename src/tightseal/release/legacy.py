@@ -13,6 +13,7 @@ from tightseal.model.claims import Claims, Tee
 from tightseal.model.keypath import KeyPath, KeyRequest
 from tightseal.model.secret import Secret
 from tightseal.model.settings import LegacyDerivation
+from tightseal.release.hold import Held
 
 __all__ = [
     "LEGACY_KEY",
@@ -40,11 +41,14 @@ class LegacyAnswer:
         encrypted_key: libsodium sealed box over the 32-byte key, 80 bytes.
         provider_quote: quote with report data ``SHA256(encrypted_key)`` and zeros.
         tenant: that the key belongs to; not sent.
+        held: what has to see the entry in the log before any of it is sent; ``None``
+            where it waits for nobody.
     """
 
     encrypted_key: bytes
     provider_quote: bytes
     tenant: str = ""
+    held: Held | None = None
 
 
 def legacy_recipient(claims: Claims) -> bytes:

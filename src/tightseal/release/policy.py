@@ -54,6 +54,9 @@ MAX_CHUNKS: Final = 120
 MAX_READS: Final = 8
 """Most times that a bundle is read while others put newer ones in its place."""
 
+_LOST_RACE: Final = frozenset(
+    {Code.STATE_EXISTS, Code.STATE_CONFLICT, Code.STATE_MISSING}
+)
 _KIND: Final = "policy"
 _CHUNK_KIND: Final = "policy-bundle"
 _NAME: Final = "in-force"
@@ -225,27 +228,37 @@ class PolicyKeeper:
             detail = "policy_root is not set: the built-in policy decides"
             raise RequestError(Code.NOT_FOUND, detail)
         with self._lock:
-            kept = self._look(store, now=now)
-            if kept and hashlib.sha256(bundle).digest() == kept.marks.digest:
-                # Anybody can send what is in force; it must not cost us anything.
-                return self.current()
-            try:
-                verified = verify_bundle(
-                    bundle,
-                    policy_root=self._root(bundle, kept),
-                    marks=kept.marks if kept else None,
-                    now=now,
-                    expired=ExpiredMetadata.REFUSE,
-                )
-                _require_later(verified, self._current if kept else None)
-            except TightsealError as e:
-                # A copy: the error's own frames hold the bundle and what was read of
-                # it, and anybody may send one.
-                self._refused = copy(e)
-                raise
-            self._keep(store, bundle, verified, before=kept, now=now)
-            self._refused = None
+            for _ in range(MAX_READS - 1):
+                try:
+                    return self._offer(store, bundle, now=now)
+                except ServiceError as e:
+                    # Another worker or provider kept one first: judged against that.
+                    if e.code not in _LOST_RACE:
+                        raise
+            return self._offer(store, bundle, now=now)
+
+    def _offer(self, store: StateStore, bundle: bytes, *, now: int) -> InForce:
+        kept = self._look(store, now=now)
+        if kept and hashlib.sha256(bundle).digest() == kept.marks.digest:
+            # Anybody can send what is in force; it must not cost us anything.
             return self.current()
+        try:
+            verified = verify_bundle(
+                bundle,
+                policy_root=self._root(bundle, kept),
+                marks=kept.marks if kept else None,
+                now=now,
+                expired=ExpiredMetadata.REFUSE,
+            )
+            _require_later(verified, self._current if kept else None)
+        except TightsealError as e:
+            # A copy: the error's own frames hold the bundle and what was read of it,
+            # and anybody may send one.
+            self._refused = copy(e)
+            raise
+        self._keep(store, bundle, verified, before=kept, now=now)
+        self._refused = None
+        return self.current()
 
     def look(self, *, now: int) -> None:
         """Take over what another worker or provider accepted; cheap where nothing.

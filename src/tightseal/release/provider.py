@@ -15,7 +15,8 @@ import dataclasses
 import hashlib
 import secrets
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from typing import Protocol, TypeAlias
 
 from tightseal.envelope.hpke import check_recipient_key
@@ -32,11 +33,9 @@ from tightseal.model.action_file import parse_action
 from tightseal.model.base64url import encode_base64url
 from tightseal.model.exchange import (
     ChallengeBody,
-    KeyFacts,
     quote_proof_report_data,
 )
-from tightseal.model.grant import Grant
-from tightseal.model.keypath import KeyRequest, ProtocolClass
+from tightseal.model.keypath import ProtocolClass
 from tightseal.model.ports import (
     EvidenceSource,
     JournalEntry,
@@ -49,24 +48,24 @@ from tightseal.model.wire_fields import nonce_bytes
 from tightseal.model.wire_operator import ActionDone
 from tightseal.platform.attested import AttestedKey, AttestedKeys
 from tightseal.policy.actions import authorise
+from tightseal.release.answers import Answers, as_it_is, held_apart
 from tightseal.release.begun import (
     Admitted,
     Begun,
-    Finished,
+    Entering,
     claim_of,
     replayed,
     require_answer,
     require_at_most,
 )
 from tightseal.release.decision import Asked, Decider
-from tightseal.release.derive import release_all, seal_all
+from tightseal.release.derive import facts_of, release_all, seal_all
+from tightseal.release.hold import Holder
 from tightseal.release.imports import Imports, import_key_of
 from tightseal.release.info import describe
 from tightseal.release.journal import (
     ENTRY_ID_BYTES,
     Decision,
-    kept_answer,
-    kept_with_proof,
     uses_of,
 )
 from tightseal.release.leases import Leases
@@ -79,7 +78,7 @@ from tightseal.release.legacy import (
 from tightseal.release.memory import Memory
 from tightseal.release.policy import InForce
 from tightseal.release.public import answer_public_key
-from tightseal.state.nonces import NonceMint
+from tightseal.state.nonces import NonceMint, era_of
 
 __all__ = ["Provider", "Stage"]
 
@@ -114,6 +113,7 @@ class Provider:
         stage: wraps each step, to measure it.
         entropy: random bytes; replaced in tests.
         leases: limits by the minute; by default over this process alone.
+        answers: keeps and gives them; by default for this provider alone.
     """
 
     def __init__(
@@ -132,6 +132,7 @@ class Provider:
         stage: Stage = lambda _name: nullcontext(),
         entropy: Callable[[int], bytes] = secrets.token_bytes,
         leases: Leases | None = None,
+        answers: Answers | None = None,
     ) -> None:
         self._in_force = in_force
         self._settings = in_force.settings
@@ -145,6 +146,7 @@ class Provider:
         self._staple = staple
         self._stage = stage
         self._entropy = entropy
+        self._answers = answers or Answers(Holder.alone())
         self._decider = Decider(
             in_force=in_force,
             memory=memory,
@@ -168,7 +170,7 @@ class Provider:
         """
         client_nonce = request.parsed()
         key = self._own_key(now=now)
-        nonce, expires_at = self._mint.mint(now)
+        nonce, expires_at = self._mint.mint(now, era=self._recorder.nonce_era())
         body = ChallengeBody(
             binding=key.binding,
             nonce=nonce,
@@ -190,7 +192,7 @@ class Provider:
         )
 
     def keys(self, body: bytes, *, now: int) -> bytes:
-        """Answer evidence with the keys that belong to it.
+        """Answer evidence with the keys that belong to it, where nothing is held.
 
         Args:
             body: JSON of ``POST /v1/keys``; hashed as it stands to recognise a retry.
@@ -202,7 +204,7 @@ class Provider:
         Raises:
             TightsealError: as :meth:`begin` and the call that it returns.
         """
-        return self.begin(body, now=now).finish(now).body
+        return self.begin(body, now=now).answer(now).ready()
 
     def begin(self, body: bytes, *, now: int) -> Begun:
         """Make every check that costs little, and leave the rest for later.
@@ -219,20 +221,20 @@ class Provider:
         """
         request, redemption, key = self._admit(body, now=now)
         if (kept := self._recorder.kept_response(redemption)) is not None:
-            return Begun.done(kept_answer(kept))
+            return Begun.done(self._answers.give(kept, redemption, key))
         recipient = check_recipient_key(request.kem, request.recipient_key)
         transcript = request.transcript(key.binding)
         expected = transcript.report_data()
         claim = claim_of(request.evidence, expected=expected)
         admitted = Admitted(request, redemption, key, recipient, transcript, expected)
 
-        def finish(now: int) -> Finished:
+        def finish(now: int) -> Entering:
             return self._finish(admitted, now=now)
 
         return Begun(claim, finish)
 
-    def _finish(self, admitted: Admitted, *, now: int) -> Finished:
-        """The seven steps.
+    def _finish(self, admitted: Admitted, *, now: int) -> Entering:
+        """The seven steps; the last one is begun, and whoever answers waits for it.
 
         Raises:
             EvidenceError: the evidence is not authentic, or answers another challenge;
@@ -281,10 +283,11 @@ class Provider:
                 asked.event_log_hash,
                 uses_of(request.keys),
             )
-            entry = said.granted(grant, entry_id=entry_id, now=now)
+            need = self._settings.audit_log.need(grant.log_class)
+            entry = said.granted(grant, entry_id=entry_id, now=now, need=need)
             unsigned = wire.ParsedKeysResponse(
                 envelopes=envelopes,
-                keys=_facts(grant, request.keys),
+                keys=facts_of(grant, request.keys),
                 transcript_hash=transcript_hash,
                 entry_id=entry_id,
                 issued_at=now,
@@ -298,11 +301,21 @@ class Provider:
                 logged=self._recorder.promise(entry),
             )
             response = self._attest(unsigned, key, proof=request.proof)
-        with self._stage("record"):
-            kept = self._recorder.record(
-                entry, redemption=redemption, response=kept_with_proof(response)
+        with ExitStack() as step:
+            step.enter_context(self._stage("record"))
+            done = self._recorder.submit(
+                entry,
+                redemption=redemption,
+                response=self._answers.keep(response, need, redemption),
             )
-        return Finished(kept_answer(kept), grant.paths[0].tenant)
+            # Measured until the commit, which this thread does not wait for.
+            entered = step.pop_all()
+            done.add_done_callback(lambda _: entered.close())
+        tenant = grant.paths[0].tenant
+        give = partial(
+            self._answers.give, redemption=redemption, key=key, tenant=tenant
+        )
+        return Entering(done, give)
 
     def _admit(
         self, body: bytes, *, now: int
@@ -325,6 +338,7 @@ class Provider:
             nonce=request.nonce,
             expires_at=expires_at,
             request_hash=hashlib.sha256(body).digest(),
+            era=era_of(request.nonce),
         )
         return request, redemption, key
 
@@ -390,14 +404,15 @@ class Provider:
         with self._stage("record"):
             said = Decision(claims, self._in_force, ProtocolClass.LEGACY.value)
             entry_id = self._entropy(ENTRY_ID_BYTES)
-            self._recorder.record(
-                said.granted(grant, entry_id=entry_id, now=now),
-                redemption=None,
-                response=b"",
+            need = settings.audit_log.need(grant.log_class)
+            entry = said.granted(grant, entry_id=entry_id, now=now, need=need)
+            proof = self._recorder.record(
+                entry, redemption=None, response=as_it_is if need.waits else b""
             )
-        return LegacyAnswer(
-            encrypted_key=encrypted, provider_quote=provider_quote, tenant=path.tenant
-        )
+        held = None
+        if need.waits:
+            held = held_apart(b"", need, self._recorder.promise(entry), proof)
+        return LegacyAnswer(encrypted, provider_quote, path.tenant, held)
 
     # -- what needs no evidence ---------------------------------------------------
 
@@ -480,8 +495,3 @@ class Provider:
         if not wanted or self._staple is None:
             return None
         return self._staple(now=now)
-
-
-def _facts(grant: Grant, requests: tuple[KeyRequest, ...]) -> tuple[KeyFacts, ...]:
-    wanted = zip(grant.paths, requests, strict=True)
-    return tuple(KeyFacts.of(path, asked) for path, asked in wanted)

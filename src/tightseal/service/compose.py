@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from tightseal.audit.journal import SqliteJournal
@@ -29,6 +28,8 @@ from tightseal.model.settings import FIRST_START, ReleaseSettings, RootKind
 from tightseal.model.state import StateStore
 from tightseal.platform.door import open_platform
 from tightseal.policy.bundle.archive import MAX_BUNDLE_BYTES
+from tightseal.release.answers import Answers
+from tightseal.release.hold import Holder
 from tightseal.release.keyring import KeyringKeeper, StoreAnchor
 from tightseal.release.leases import Leases
 from tightseal.release.logmark import LogMark
@@ -40,13 +41,16 @@ from tightseal.service.ageing import Ageing
 from tightseal.service.autojoin import join_first
 from tightseal.service.changelog import begin_log, enter_found
 from tightseal.service.connections import ByteBudget
+from tightseal.service.cover_parts import cover_parts
 from tightseal.service.current import CurrentProvider
 from tightseal.service.front import Front
 from tightseal.service.guarding import FlooredClock, WatchedGuard
 from tightseal.service.inuse import use
 from tightseal.service.limitlog import limit_heard, source_heard
 from tightseal.service.maker import ProviderMaker
+from tightseal.service.membership import Membership
 from tightseal.service.metrics import Metrics
+from tightseal.service.ownlog import own_log
 from tightseal.service.pool import WorkPool
 from tightseal.service.probes import (
     Background,
@@ -65,10 +69,10 @@ from tightseal.service.state import (
     guard_path,
     log_key,
     open_store,
+    own_secret,
     prepare_folder,
     prepare_state,
 )
-from tightseal.service.tiles import TilePublisher
 from tightseal.service.tls import open_tls
 
 __all__ = ["Composed", "compose", "prepare", "trusted_roots"]
@@ -89,11 +93,13 @@ class Composed:
     Attributes:
         front: what the transports need.
         background: to run on a thread until its event is set.
+        finish: to call after an orderly end, before ``close``; does not raise.
         close: gives back files and threads.
     """
 
     front: Front
     background: Callable[[threading.Event], None]
+    finish: Callable[[], None]
     close: Callable[[], None]
 
 
@@ -221,6 +227,14 @@ def _compose(
     slots = partial(_slots_in_force, settings, platform, keeper)
     clock = FlooredClock(host_clock, guard, also=partial(_signed_by_policy, keeper))
     leases = Leases(store, parts=host.workers, on_event=limit_heard(metrics))
+    cover = cover_parts(
+        host.witnesses,
+        journal,
+        store=store,
+        mark=mark,
+        rules=lambda: keeper.settings().audit_log,
+        metrics=metrics,
+    )
     maker = ProviderMaker(
         platform=platform,
         own=own,
@@ -234,9 +248,13 @@ def _compose(
         signed_time=clock.floor,
         metrics=metrics,
         leases=leases,
+        answers=Answers(Holder(own_secret(seed, Label.KDF_HELD_RESPONSE))),
         tls_key_hash=tls.key_hash if tls else None,
     )
     current = CurrentProvider(keeper, maker)
+    nodes = _membership(
+        settings, own, platform, store, journal, keeper, seed, host_clock
+    )
     health = make_health(
         settings,
         clock=clock,
@@ -246,7 +264,10 @@ def _compose(
         current=current,
         keyring=own.keeper,
         metrics=metrics,
+        nodes=nodes,
+        cover=cover,
     )
+    outside = own_log(host, journal)
     front = Front(
         provider=current,
         clock=clock,
@@ -266,8 +287,10 @@ def _compose(
         admission=Admission(host.limits, on_limit=source_heard(metrics)),
         leases=leases,
         tls=tls,
+        log=outside.served,
+        nodes=nodes,
+        cover=cover.covers,
     )
-    tiles = TilePublisher(journal, Path(host.log_tiles)) if host.log_tiles else None
     background = Background(
         front,
         guard=guard,
@@ -276,8 +299,10 @@ def _compose(
         keys=KeyringWatch(own.keeper, store, clock) if own.keeper else None,
         ageing=_ageing(own.keeper, current, clock, store, journal, metrics),
         refresher=_refresher(host, source, clock),
-        tiles=tiles,
+        tiles=outside.tiles,
         mark=mark,
+        nodes=nodes,
+        cover=cover,
         sampler=Sampler(
             metrics=metrics,
             host_clock=host_clock,
@@ -287,19 +312,55 @@ def _compose(
             policy=keeper,
             store=store,
             keyring=own.keeper,
-            tiles=tiles,
+            tiles=outside.tiles,
+            nodes=nodes,
         ),
     )
 
+    background.take_policy()
     background.renew_certificate()
 
     def close() -> None:
+        outside.close()
+        cover.covers.close()
         journal.close()
         if store is not None:
             store.close()
         leave()
 
-    return Composed(front=front, background=background, close=close)
+    return Composed(
+        front=front, background=background, finish=background.finish, close=close
+    )
+
+
+def _membership(
+    settings: Settings,
+    own: OwnRoots,
+    platform: RootPlatform,
+    store: StateStore | None,
+    journal: SqliteJournal,
+    keeper: PolicyKeeper,
+    seed: Secret,
+    clock: Clock,
+) -> Membership | None:
+    """This provider among the nodes of its state, where it has one.
+
+    By the host's own clock, whatever its floor: a node whose clock is refused says so.
+    """
+    if store is None:
+        return None
+    return Membership(
+        store,
+        journal=journal,
+        log_key=log_key(own.secret),
+        run=own_secret(seed, Label.KDF_NODE_RUN).reveal(),
+        own=platform.own_measurement(),
+        release=settings.release,
+        policy=keeper,
+        keyring=own.keeper,
+        ended=settings.host.state.ended_logs,
+        clock=clock,
+    )
 
 
 def _slots_in_force(

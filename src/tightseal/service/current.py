@@ -12,14 +12,16 @@ from dataclasses import dataclass
 
 from tightseal.errors import Code, RequestError
 from tightseal.model import wire
+from tightseal.model.action_file import parse_action
 from tightseal.model.base64url import encode_base64url
 from tightseal.model.ports import Verifier
 from tightseal.model.settings import ReleaseSettings
 from tightseal.model.wire_operator import ActionDone, PolicyAccepted
 from tightseal.platform.attested import AttestedKeys
+from tightseal.policy.actions import authorise
 from tightseal.recovery.desk import HandoffDesk
 from tightseal.release import LegacyAnswer, Provider
-from tightseal.release.begun import Begun
+from tightseal.release.begun import Begun, Finished
 from tightseal.release.policy import InForce, PolicyKeeper
 
 __all__ = ["Built", "CurrentProvider"]
@@ -126,13 +128,37 @@ class CurrentProvider:
             expires_at=in_force.expires_at,
         )
 
+    def admit(self, action: bytes, *, now: int) -> None:
+        """Refuse an action that no role of the policy signed; changes nothing.
+
+        Cheap, so that it can be asked before the action waits for the one thread of
+        operators, which anybody may send bundles to.
+
+        Raises:
+            RequestError: as of ``policy.actions.authorise``.
+            ServiceError: there is no policy, or it decides nothing any more.
+        """
+        built = self.built()
+        in_force = built.in_force
+        if in_force.policy_root is None:
+            # ``act`` says that there are no roles here.
+            return
+        in_force.require_deciding(now=now)
+        authorise(
+            parse_action(action),
+            roles=in_force.policy.roles,
+            policy_root=in_force.policy_root,
+            keyring_id=built.attested.identity.keyring_id,
+            now=now,
+        )
+
     def act(self, action: bytes, *, now: int) -> ActionDone:
         """As of ``release.Provider``."""
         return self.built().provider.act(action, now=now)
 
-    def hand_over(self, body: bytes, *, now: int) -> bytes:
+    def hand_over(self, body: bytes, *, now: int) -> Finished:
         """As of ``recovery.desk.HandoffDesk``; ``not_found`` without one."""
-        return self._desk().hand_over(body, now=now)
+        return self._desk().answer(body, now=now)
 
     def confirm_handoff(self, body: bytes, *, now: int) -> bytes:
         """As of ``recovery.desk.HandoffDesk.confirm``; ``not_found`` without one."""

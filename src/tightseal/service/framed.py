@@ -10,6 +10,7 @@ setting sends a framed ``{"error","message"}`` before closing instead.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Final, cast
 
@@ -213,14 +214,20 @@ class FramedProtocol(asyncio.Protocol):
         self._enter(Phase.SERVING, self._limits.total_seconds)
         self._buffer = None
         self._request = Request("legacy", self.peer, self._front.metrics)
-        front = self._front
-        way = admitted(
-            front, front.quote_pool, self.peer, partial(_begin, front, payload)
-        )
-        self._task = self._loop.create_task(way)
+        self._task = self._loop.create_task(self._answer(payload))
         self._task.add_done_callback(self._answered)
 
-    def _answered(self, answer: asyncio.Future[Finished]) -> None:
+    async def _answer(self, payload: bytes) -> bytes:
+        front = self._front
+        begin = partial(_begin, front, payload)
+        del payload
+        finished = await admitted(front, front.quote_pool, self.peer, begin)
+        # What waits for others to see it must not hold memory from those who need not.
+        del begin
+        self._release_buffer()
+        return await front.covered(finished)
+
+    def _answered(self, answer: asyncio.Future[bytes]) -> None:
         self._release_buffer()
         if answer.cancelled():
             self._transport.abort()
@@ -233,7 +240,7 @@ class FramedProtocol(asyncio.Protocol):
         else:
             assert self._request is not None
             self._request.granted()
-            self._close_with(answer.result().body)
+            self._close_with(answer.result())
 
     def _refuse(self, error: BaseException) -> None:
         request = self._request or Request("legacy", self.peer, self._front.metrics)
@@ -269,6 +276,9 @@ def _begin(front: Front, payload: bytes) -> Begun:
     def finish(now: int) -> Finished:
         answer = front.provider.legacy(quote, now=now)
         frame = encode_response(answer.encrypted_key, answer.provider_quote)
-        return Finished(frame, answer.tenant)
+        if answer.held is None:
+            return Finished(frame, answer.tenant)
+        held = replace(answer.held, complete=lambda _cover, _proof: frame)
+        return Finished(b"", answer.tenant, held)
 
     return Begun(platform_claim(quote), finish)

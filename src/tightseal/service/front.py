@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from tightseal.audit.tiles import TileSource
 from tightseal.errors import Code, RequestError, ServiceError, TightsealError
 from tightseal.model import wire
 from tightseal.model.claims import Check, Outcome
@@ -18,19 +19,21 @@ from tightseal.model.grant import Reason
 from tightseal.model.ports import Clock
 from tightseal.model.settings import ReleaseSettings
 from tightseal.model.wire_operator import ActionDone, PolicyAccepted
-from tightseal.release.begun import Begun
+from tightseal.release.begun import Begun, Finished
+from tightseal.release.hold import Held
 from tightseal.release.leases import Leases
 from tightseal.service.admission import Admission
 from tightseal.service.connections import ByteBudget
 from tightseal.service.health import Health
 from tightseal.service.listen_settings import HostLimits
 from tightseal.service.logs import error_fields
+from tightseal.service.membership import Membership
 from tightseal.service.metrics import Metrics
 from tightseal.service.pool import WorkPool
 from tightseal.service.settings import Settings
 from tightseal.service.tls import ServerTls
 
-__all__ = ["Answer", "Front", "Provider", "Request"]
+__all__ = ["Answer", "Front", "Provider", "Request", "ServedLog"]
 
 SERVER_FAULT: int = 500
 
@@ -51,6 +54,10 @@ class Answer(Protocol):
     @property
     def tenant(self) -> str:
         """The tenant that the key belongs to; not sent."""
+
+    @property
+    def held(self) -> Held | None:
+        """What has to see its entry in the log before any of it is sent."""
 
 
 class Provider(Protocol):
@@ -81,14 +88,38 @@ class Provider(Protocol):
     def publish(self, bundle: bytes, *, now: int) -> PolicyAccepted:
         """Take a signed bundle."""
 
+    def admit(self, action: bytes, *, now: int) -> None:
+        """Refuse an action that no role of the policy signed; changes nothing."""
+
     def act(self, action: bytes, *, now: int) -> ActionDone:
         """Do what a signed action asks for."""
 
-    def hand_over(self, body: bytes, *, now: int) -> bytes:
+    def hand_over(self, body: bytes, *, now: int) -> Finished:
         """Answer an invited provider with the keyring, JSON to JSON."""
 
     def confirm_handoff(self, body: bytes, *, now: int) -> bytes:
         """Take the word of a provider that joined, JSON to JSON."""
+
+
+class Cover(Protocol):
+    """Where answers wait for others to see their entry in the log."""
+
+    async def wait(self, held: Held) -> bytes:
+        """The answer, covered; for a bounded time."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServedLog:
+    """The provider's own log as it is served.
+
+    Attributes:
+        log_id: hex; the last part of the origin.
+        source: where the published tiles are; used by one thread.
+    """
+
+    log_id: str
+    source: TileSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +140,9 @@ class Front:
         admission: who waits, and for how long.
         leases: limits that hold over all nodes, as far as this one holds them.
         tls: of the HTTP API; ``None`` where TLS does not end here.
+        log: the own log, where it is served.
+        nodes: those over the same state; ``None`` where there is no state.
+        cover: lets answers wait for others to see their entry in the log.
     """
 
     provider: Provider
@@ -124,10 +158,30 @@ class Front:
     admission: Admission = field(default_factory=lambda: Admission(HostLimits()))
     leases: Leases = field(default_factory=lambda: Leases(None))
     tls: ServerTls | None = None
+    log: ServedLog | None = None
+    nodes: Membership | None = None
+    cover: Cover | None = None
+
+    async def covered(self, finished: Finished) -> bytes:
+        """The answer, once whoever has to see its entry in the log has seen it.
+
+        No thread waits. Whoever comes from here holds no more of the request.
+
+        Raises:
+            ServiceError: ``log_not_anchored`` or ``log_not_witnessed``, with
+                ``retry_after``: the same request may be sent again.
+        """
+        if finished.held is None or self.cover is None:
+            return finished.ready()
+        return await self.cover.wait(finished.held)
 
     def pools(self) -> tuple[WorkPool, ...]:
         """Every pool of threads."""
         return self.pool, self.quote_pool, self.operator_pool
+
+    def pressed(self) -> bool:
+        """Whether strangers are a flood; on the event loop only."""
+        return any(p.pressed or p.crowded for p in (self.pool, self.quote_pool))
 
 
 _PREFIX = secrets.token_hex(4)

@@ -52,6 +52,9 @@ BROKEN: Final = {
     ),
     "journal": _Broken("The journal takes no entry, so nothing is released."),
     "policy": _Broken("There is no policy that releases anything."),
+    "witnesses": _Broken(
+        "Too few witnesses of the log answer, so nothing is released."
+    ),
     "keyring": _Broken("The keyring's file is not what this provider has in use."),
     "attested_key": _Broken(
         "No verified quote proves the provider's own key.",
@@ -67,6 +70,10 @@ BROKEN: Final = {
     ),
     "background": _Broken(
         "The background checks have stopped.", "Restart the provider."
+    ),
+    "draining": _Broken(
+        "The provider was told to stop, and takes no new work for long.",
+        "Send requests to another provider; this one answers what it has, and ends.",
     ),
 }
 """By part. A code's own remedy comes first."""
@@ -169,6 +176,16 @@ class Health:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._last: _Judgement | None = None
+        self._draining = False
+
+    @property
+    def draining(self) -> bool:
+        """Whether the provider was told to stop."""
+        return self._draining
+
+    def drain(self) -> None:
+        """From now on not ready, whatever the parts are like."""
+        self._draining = True
 
     def look(self) -> Readiness:
         """Look at every part; for the background thread."""
@@ -187,10 +204,12 @@ class Health:
         """The last judgement, without looking again."""
         judged = self._last
         if judged is None:
-            return _unready("start")
-        if self._monotonic() - judged.at > STALE_SECONDS:
-            return _unready("background")
-        return judged.readiness
+            readiness = _unready("start")
+        elif self._monotonic() - judged.at > STALE_SECONDS:
+            readiness = _unready("background")
+        else:
+            readiness = judged.readiness
+        return _unready("draining", readiness) if self.draining else readiness
 
     def _probe(self, name: str) -> Part:
         try:
@@ -216,7 +235,9 @@ def _broken(name: str, error: TightsealError) -> Part:
     return Part(name, ok=False, code=code, remedy=remedy, what=broken.what)
 
 
-def _unready(name: str) -> Readiness:
+def _unready(name: str, besides: Readiness | None = None) -> Readiness:
     code, broken = Code.PROVIDER_NOT_READY.value, BROKEN[name]
     part = Part(name, ok=False, code=code, remedy=broken.remedy, what=broken.what)
-    return Readiness(ready=False, parts=[part])
+    if besides is None:
+        return Readiness(ready=False, parts=[part])
+    return Readiness(ready=False, parts=[part, *besides.parts], notes=besides.notes)

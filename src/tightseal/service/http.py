@@ -19,7 +19,13 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tightseal.errors import Code, RequestError, ServiceError, TightsealError
+from tightseal.errors import (
+    Code,
+    RequestError,
+    ServiceError,
+    SettingsError,
+    TightsealError,
+)
 from tightseal.model import wire
 from tightseal.model.wire_handoff import (
     CONFIRM_PATH,
@@ -27,16 +33,21 @@ from tightseal.model.wire_handoff import (
     MAX_CONFIRM_BYTES,
     MAX_HANDOFF_REQUEST_BYTES,
 )
+from tightseal.model.wire_nodes import NODES_PATH
 from tightseal.model.wire_operator import ACTIONS_PATH, MAX_ACTION_BYTES, POLICY_PATH
 from tightseal.policy.bundle.archive import MAX_BUNDLE_BYTES
-from tightseal.release.begun import Begun
+from tightseal.release.begun import Begun, Finished
+from tightseal.service.admission import COSTLY
 from tightseal.service.admitted import admitted
 from tightseal.service.connections import ByteBudget, peer_of
+from tightseal.service.fairqueue import Flow
 from tightseal.service.front import Front, Request
+from tightseal.service.membership import ALONE
 from tightseal.service.metrics import CONTENT_TYPE
 from tightseal.service.openapi import openapi_document
 from tightseal.service.pool import WorkPool
 from tightseal.service.problem import json_response, problem
+from tightseal.service.tileroutes import log_routes
 
 __all__ = ["http_app"]
 
@@ -53,7 +64,7 @@ QUOTE_PROOF_HINT: Final = b'"quote"'
 not a decision: a request that hides from it is served all the same."""
 
 Endpoint: TypeAlias = Callable[[HttpRequest], Awaitable[Response]]
-Work: TypeAlias = Callable[[bytes], bytes]
+Work: TypeAlias = Callable[[bytes], bytes | Finished]
 
 
 def http_app(front: Front) -> Starlette:
@@ -73,7 +84,12 @@ def http_app(front: Front) -> Starlette:
     ]
     if front.settings.host.http.metrics:
         routes.append(Route("/metrics", _metrics(front), methods=["GET"]))
-    return Starlette(routes=routes, exception_handlers={HTTPException: _no_route})
+        routes.append(Route(NODES_PATH, _nodes(front), methods=["GET"]))
+    routes += log_routes(front)
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _no_route})
+    # A redirect would name whatever host the request named.
+    app.router.redirect_slashes = False
+    return app
 
 
 def _challenge(front: Front) -> Endpoint:
@@ -132,16 +148,21 @@ def _actions(front: Front) -> Endpoint:
     def work(body: bytes) -> bytes:
         return msgspec.json.encode(front.provider.act(body, now=front.clock()))
 
-    return _post(front, _Way("actions", work, MAX_ACTION_BYTES, operator=True))
+    def admit(body: bytes) -> None:
+        front.provider.admit(body, now=front.clock())
+
+    way = _Way("actions", work, MAX_ACTION_BYTES, operator=True, admit=admit)
+    return _post(front, way)
 
 
 def _handoff(front: Front) -> Endpoint:
-    def work(body: bytes) -> bytes:
+    def work(body: bytes) -> Finished:
         return front.provider.hand_over(body, now=front.clock())
 
     # Not on the operators' thread: its evidence may wait for collateral, and a
     # revocation must not wait for it.
-    return _post(front, _Way("handoff", work, MAX_HANDOFF_REQUEST_BYTES))
+    way = _Way("handoff", work, MAX_HANDOFF_REQUEST_BYTES, costly=True)
+    return _post(front, way)
 
 
 def _confirm(front: Front) -> Endpoint:
@@ -165,6 +186,10 @@ class _Way:
         long: whether bodies are so long that they have a budget of their own. It is not
             shared with actions: anybody may begin to send a bundle.
         begin: the cheap half, where there is a costly one; in place of ``work``.
+        costly: whether evidence is verified, which is paid for as a workload's is:
+            an invitation is no secret, and can be sent again and again.
+        admit: raises, on a thread of workloads, unless the operators signed this. Then
+            it goes before what anybody may send to their thread.
     """
 
     name: str
@@ -173,6 +198,8 @@ class _Way:
     operator: bool = False
     long: bool = False
     begin: Callable[[bytes], Begun] | None = None
+    costly: bool = False
+    admit: Callable[[bytes], None] | None = None
 
     def most(self) -> int:
         return self.limit if isinstance(self.limit, int) else self.limit()
@@ -191,13 +218,19 @@ def _post(front: Front, way: _Way) -> Endpoint:
             body = await _read_body(http, limit=way.most(), budget=budget)
             whole = True
             pool = front.operator_pool if way.operator else _pool_for(front, body)
-            answer = await _answer(front, pool, way, source, body)
+            finished = await _answer(front, pool, way, source, body)
+            # What waits for others must not hold memory from those who need not.
+            budget.give_back(len(body))
+            body = b""
+            answer = await front.covered(finished)
         except ClientDisconnect:
             gone = RequestError(Code.REQUEST_TIMEOUT, "the body did not arrive")
             request.refused(gone)
             return problem(gone)
         except Exception as e:  # noqa: BLE001  # the boundary: all becomes a problem
-            if isinstance(e, RequestError) and (way.begin is None or not whole):
+            # What is wrong with a bundle is one of settings.
+            faulty = isinstance(e, RequestError | SettingsError)
+            if faulty and (way.begin is None or not whole):
                 front.admission.malformed(source)
             public = request.refused(e)
             return problem(public, request_id=request.request_id, close=not whole)
@@ -211,12 +244,34 @@ def _post(front: Front, way: _Way) -> Endpoint:
 
 async def _answer(
     front: Front, pool: WorkPool, way: _Way, source: str, body: bytes
-) -> bytes:
+) -> Finished:
     if way.begin is None:
         flow = front.admission.first(source)
-        return await pool.submit(partial(way.work, body), flow=flow)
-    done = await admitted(front, pool, source, partial(way.begin, body))
-    return done.body
+        if way.admit is not None:
+            admit = partial(way.admit, body)
+            # Its signatures are as many as an action may have.
+            await front.pool.submit(admit, flow=flow, cost=COSTLY)
+            flow = Flow(known=True, group=way.name)
+        done = await _worked(front, pool, way, source, body, flow)
+        return Finished(done) if isinstance(done, bytes) else done
+    return await admitted(front, pool, source, partial(way.begin, body))
+
+
+async def _worked(
+    front: Front, pool: WorkPool, way: _Way, source: str, body: bytes, flow: Flow
+) -> bytes | Finished:
+    work = partial(way.work, body)
+    if not way.costly:
+        return await pool.submit(work, flow=flow)
+    ticket = front.admission.enter(source, b"")
+    error: BaseException | None = None
+    try:
+        return await pool.submit(work, flow=ticket.flow, cost=COSTLY)
+    except BaseException as e:
+        error = e
+        raise
+    finally:
+        front.admission.ended(ticket, error)
 
 
 def _pool_for(front: Front, body: bytes) -> WorkPool:
@@ -276,6 +331,14 @@ def _ready(front: Front) -> Endpoint:
             readiness = readiness.broken_by("clock", e)
         status = 200 if readiness.ready else NOT_READY
         return json_response(msgspec.json.encode(readiness), status=status)
+
+    return endpoint
+
+
+def _nodes(front: Front) -> Endpoint:
+    async def endpoint(_http: HttpRequest) -> Response:
+        # What the background found last: asking makes nobody work.
+        return json_response(ALONE if front.nodes is None else front.nodes.told)
 
     return endpoint
 

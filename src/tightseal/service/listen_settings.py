@@ -71,6 +71,9 @@ class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int, about("request line and headers, bytes", ge=1024, le=65536)
     ] = 16384
     metrics: Annotated[bool, about("whether /metrics is served")] = True
+    log: Annotated[
+        bool, about("whether the tiles of host.log_tiles are served under /v1/log/")
+    ] = False
 
 
 class FramedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

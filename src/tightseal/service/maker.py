@@ -22,6 +22,7 @@ from tightseal.model.secret import Secret
 from tightseal.platform.attested import AttestedKeys
 from tightseal.recovery.desk import HandoffDesk
 from tightseal.release import Provider
+from tightseal.release.answers import Answers
 from tightseal.release.handoffs import Handoffs
 from tightseal.release.leases import Leases
 from tightseal.release.memory import Memory
@@ -57,6 +58,7 @@ class ProviderMaker:
     metrics: Metrics
     tls_key_hash: bytes | None = None
     leases: Leases
+    answers: Answers
 
     def __call__(self, in_force: InForce, before: Built | None) -> Built:
         """The provider of a policy; parts that would be the same are taken over.
@@ -86,6 +88,7 @@ class ProviderMaker:
             staple=Staple(attested, self.source),
             stage=self.metrics.stage,
             leases=self.leases,
+            answers=self.answers,
         )
         if in_force.version is not None:
             log.info(
@@ -116,6 +119,7 @@ class ProviderMaker:
             recorder=self.journal,
             keeper=keeper,
             handoffs=Handoffs(memory.store),
+            answers=self.answers,
         )
 
     def _verifier(self, in_force: InForce) -> EvidenceVerifier:

@@ -13,7 +13,9 @@ from typing import Final, Literal, TypeAlias
 
 from tightseal.codes import Code
 from tightseal.evidence.differences import DIFFERENCES
+from tightseal.model.logclass import LogClass
 from tightseal.model.state import AnchorClass
+from tightseal.release.nodes import Standing
 
 __all__ = [
     "LABELS",
@@ -123,16 +125,33 @@ LABELS: Final[dict[str, LabelInfo]] = {
         "tenant_per_minute",
         "workload_per_minute",
     ),
+    "log_class": _set(LogClass.ANCHORED, LogClass.COSIGNED),
     "note": _set(
         "bundle_refused",
         "keyring_one_slot",
         "keyring_unanchored",
         "memory_not_locked",
+        "node_log_in_use_twice",
+        "nodes_clock_apart",
+        "nodes_keyring_differs",
+        "nodes_policy_differs",
+        "nodes_settings_differ",
+        "nodes_stale",
         "policy_expired",
         "slot_to_rewrap",
         "state_unanchored",
+        "witnesses_missing",
     ),
-    "part": _set("attested_key", "clock", "collateral", "journal", "keyring", "policy"),
+    "outcome": _set("ahead", "cosigned", "failed", "forked"),
+    "part": _set(
+        "attested_key",
+        "clock",
+        "collateral",
+        "journal",
+        "keyring",
+        "policy",
+        "witnesses",
+    ),
     "phase": _set("reading", "serving", "waiting"),
     "pool": _set("operator", "quote", "release"),
     "protocol": _set(
@@ -143,6 +162,7 @@ LABELS: Final[dict[str, LabelInfo]] = {
         "info",
         "keys",
         "legacy",
+        "log",
         "metrics",
         "policy",
         "public_key",
@@ -152,6 +172,7 @@ LABELS: Final[dict[str, LabelInfo]] = {
         frozenset({UNEXPLAINED, *(d.rule for d in DIFFERENCES)}),
         f"`{UNEXPLAINED}`, or a [rule](../evidence.md) in which the verifiers differ",
     ),
+    "standing": _set(*Standing),
     "stage": _set("attest", "decide", "derive", "record", "seal", "verify"),
     "transport": _set("framed", "http"),
     "version": LabelInfo(text="the one version of this program"),
@@ -387,6 +408,63 @@ METRICS: Final = (
         "Entries of the log that are published as tiles; 0 where host.log_tiles is "
         "not set",
         "Staying behind tightseal_log_entries: see log_not_published in the log",
+    ),
+    _gauge(
+        "tightseal_nodes",
+        "nodes",
+        "Nodes over the same state, by what this one knows of them; itself among them",
+        "stale: a node died or cannot write: tightseal nodes says which. Fewer serving "
+        "than you run: one has another database",
+        "standing",
+    ),
+    _gauge(
+        "tightseal_node_silent_seconds",
+        "seconds",
+        "Longest time that a node which has not left wrote nothing, as this one saw it",
+        "Above 90 a node counts as stale; rising at all nodes: the database takes no "
+        "writes",
+    ),
+    _gauge(
+        "tightseal_log_covered_entries",
+        "entries",
+        "Entries of the newest head that an answer was covered by; 0 where none waits",
+        "Staying behind tightseal_log_entries while answers wait: see the log",
+        "log_class",
+    ),
+    _gauge(
+        "tightseal_log_waiting",
+        "answers",
+        "Answers that wait for their entry to be anchored or cosigned",
+        "Near host.witnesses.max_waiting: witnesses or the state are too slow, or down",
+        shared="livesum",
+    ),
+    _histogram(
+        "tightseal_log_cover_seconds",
+        "Time that an answer waited for its entry to be anchored or cosigned",
+        "Near host.witnesses.wait_seconds: answers are about to be refused",
+        "log_class",
+    ),
+    _counter(
+        "tightseal_witness_answers_total",
+        "What witnesses answered; ahead: asked again with a newer head",
+        "forked at all: two trees of one log are about, keep both. failed rising: "
+        "see witness_failed in the log",
+        "outcome",
+        unit="answers",
+    ),
+    _gauge(
+        "tightseal_witnesses_needed",
+        "witnesses",
+        "How many witnesses must have cosigned, by the policy in force",
+        "0: the policy names no witnesses",
+        shared="livemin",
+    ),
+    _gauge(
+        "tightseal_witnesses_answering",
+        "witnesses",
+        "How many of the witnesses that the policy names answered well of late",
+        "Below tightseal_witnesses_needed: what has to be cosigned is not released",
+        shared="livemin",
     ),
     _gauge(
         "tightseal_simulated",

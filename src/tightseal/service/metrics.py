@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING, Final
 
 from tightseal._version import __version__
 from tightseal.codes import Code
+from tightseal.errors import ServiceError
+from tightseal.model.logclass import LogClass
 from tightseal.model.state import AnchorClass
+from tightseal.release.nodes import Standing
 from tightseal.service.metricinfo import (
     LABELS,
     METRICS,
@@ -37,6 +40,9 @@ __all__ = ["CONTENT_TYPE", "Metrics", "prepare_shared", "worker_died"]
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 SHARED_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 
+RESERVED_BYTES: Final = 256 << 10
+"""Of each file of a worker: more than all series with all their labels take."""
+
 
 def prepare_shared(folder: Path) -> None:
     """Make the folder that workers share, empty; call before starting any of them."""
@@ -53,6 +59,32 @@ def worker_died(pid: int) -> None:
     multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
+def _reserve_files() -> None:
+    """Give this worker's files their room before they are mapped into memory.
+
+    A write to a mapped page that the disk has no room for ends the process (SIGBUS);
+    here it is an error.
+
+    Raises:
+        ServiceError: ``journal_failed``: they lie on the journal's disk.
+    """
+    folder = os.environ.get(SHARED_VARIABLE)
+    if not folder:
+        return
+    kinds = {f"gauge_{m.shared}" for m in METRICS if m.kind is Kind.GAUGE}
+    for kind in ("counter", "histogram", *sorted(kinds)):
+        path = Path(folder) / f"{kind}_{os.getpid()}.db"
+        try:
+            with path.open("xb") as reserved:
+                reserved.write(bytes(RESERVED_BYTES))
+        except FileExistsError:
+            continue
+        except OSError as e:
+            path.unlink(missing_ok=True)
+            detail = f"no room for the metrics of a worker: {path}: {e.strerror}"
+            raise ServiceError(Code.JOURNAL_FAILED, detail) from e
+
+
 class Metrics:
     """Every metric of one worker, in a registry of its own."""
 
@@ -66,6 +98,7 @@ class Metrics:
         )
 
         disable_created_metrics()  # type: ignore[no-untyped-call]
+        _reserve_files()
 
         own = CollectorRegistry()
         self._registry = own
@@ -104,6 +137,7 @@ class Metrics:
                 self._counters["tightseal_requests_total"].labels(protocol, code)
         name = "tightseal_verifier_disagreements_total"
         self._counters[name].labels(UNEXPLAINED)
+        self._counters["tightseal_witness_answers_total"].labels("forked")
 
     def outcome(self, protocol: str, code: str, seconds: float) -> None:
         """Count one answered request."""
@@ -192,6 +226,12 @@ class Metrics:
         for anchor in AnchorClass:
             self._set("tightseal_state_anchor", anchor is in_use, anchor)
 
+    def nodes(self, count: Mapping[Standing, int], silent: int) -> None:
+        """Note how many nodes there are of each standing, and the longest silence."""
+        for standing in Standing:
+            self._set("tightseal_nodes", count.get(standing, 0), standing)
+        self._set("tightseal_node_silent_seconds", silent)
+
     def journal(
         self, *, entries: int, published: int, waiting: int, size: int, free: int
     ) -> None:
@@ -201,6 +241,32 @@ class Metrics:
         self._set("tightseal_journal_waiting", waiting)
         self._set("tightseal_journal_bytes", size)
         self._set("tightseal_journal_free_bytes", free)
+
+    def log_cover(
+        self,
+        *,
+        waiting: int,
+        cosigned: int,
+        anchored: int,
+        needed: int,
+        answering: int,
+    ) -> None:
+        """Note how many answers wait for others, and who answers."""
+        self._set("tightseal_log_waiting", waiting)
+        self._set("tightseal_log_covered_entries", cosigned, LogClass.COSIGNED)
+        self._set("tightseal_log_covered_entries", anchored, LogClass.ANCHORED)
+        self._set("tightseal_witnesses_needed", needed)
+        self._set("tightseal_witnesses_answering", answering)
+
+    def log_covered(self, log_class: LogClass, seconds: float) -> None:
+        """Note how long an answer waited."""
+        self._histograms["tightseal_log_cover_seconds"].labels(log_class).observe(
+            seconds
+        )
+
+    def witness_answer(self, outcome: str) -> None:
+        """Count what a witness answered."""
+        self._count("tightseal_witness_answers_total", outcome)
 
     def render(self) -> bytes:
         """The exposition text of this worker, or of all where samples are shared."""

@@ -10,9 +10,15 @@ import msgspec
 
 from tightseal._version import __version__
 from tightseal.errors import CODES
-from tightseal.model import wire, wire_handoff, wire_operator
+from tightseal.model import wire, wire_handoff, wire_nodes, wire_operator
 from tightseal.service.health import Readiness
 from tightseal.service.metrics import CONTENT_TYPE
+from tightseal.service.tilepaths import (
+    CHECKPOINT_ROUTE,
+    CHECKPOINT_TYPE,
+    TILE_ROUTE,
+    TILE_TYPE,
+)
 
 __all__ = ["openapi_document"]
 
@@ -36,6 +42,19 @@ _RETRY_AFTER: Final[_Json] = {
     "schema": {"type": "string", "pattern": "^[0-9]+$"},
 }
 
+_LOG_ID: Final[_Json] = {
+    "name": "log_id",
+    "description": "Last part of the log's origin. There is no other log here, and none"
+    " unless host.http.log is set.",
+    "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+}
+_TILE: Final[_Json] = {
+    "name": "path",
+    "description": "Level and index, such as 0/x001/234 or entries/000.p/17, with its"
+    " slashes as they are.",
+    "schema": {"type": "string", "maxLength": 64},
+}
+
 _TYPES: Final = (
     wire.ChallengeRequest,
     wire.ChallengeResponse,
@@ -51,6 +70,7 @@ _TYPES: Final = (
     wire_handoff.HandoffConfirmed,
     wire.InfoResponse,
     wire.Problem,
+    wire_nodes.NodesResponse,
     Readiness,
 )
 
@@ -142,6 +162,15 @@ def _document() -> _Json:
             "/v1/openapi.json": {
                 "get": _plain("openapi", "This document.", _JSON, {"type": "object"})
             },
+            wire_nodes.NODES_PATH: {
+                "get": _operation(
+                    "nodes",
+                    "The nodes over the provider's state; unsigned, unless they are"
+                    " switched off with the metrics.",
+                    answer="NodesResponse",
+                    logged=False,
+                )
+            },
             "/readyz": {"get": _readiness()},
             "/healthz": {
                 "get": _plain("alive", "Whether the process answers.", _JSON, _ALIVE)
@@ -152,6 +181,24 @@ def _document() -> _Json:
                     "Metrics in Prometheus' text form, unless they are switched off.",
                     CONTENT_TYPE,
                     {"type": "string"},
+                )
+            },
+            CHECKPOINT_ROUTE: {
+                "get": _of_log(
+                    "log_checkpoint",
+                    "The newest published checkpoint of the provider's audit log, a"
+                    " signed note (C2SP tlog-checkpoint).",
+                    CHECKPOINT_TYPE,
+                    _LOG_ID,
+                )
+            },
+            TILE_ROUTE: {
+                "get": _of_log(
+                    "log_tile",
+                    "A tile or entry bundle of the audit log (C2SP tlog-tiles).",
+                    TILE_TYPE,
+                    _LOG_ID,
+                    _TILE,
                 )
             },
         },
@@ -206,6 +253,13 @@ def _plain(name: str, summary: str, content_type: str, schema: _Json) -> _Json:
             "200": {"description": "As it stands.", "content": content},
             **_refusals(),
         },
+    }
+
+
+def _of_log(name: str, summary: str, content_type: str, *parameters: _Json) -> _Json:
+    schema = {"type": "string"}
+    return _plain(name, summary, content_type, schema) | {
+        "parameters": [p | {"in": "path", "required": True} for p in parameters]
     }
 
 

@@ -16,6 +16,7 @@ import structlog
 from tightseal.audit.journal import SqliteJournal
 from tightseal.collateral.refresh import Refresher
 from tightseal.errors import Code, SettingsError, TightsealError
+from tightseal.model.node import NodeState
 from tightseal.model.ports import Clock
 from tightseal.model.state import AnchorClass, StateStore
 from tightseal.release.keyring import KeyringKeeper
@@ -24,12 +25,14 @@ from tightseal.release.policy import PolicyKeeper
 from tightseal.release.rewrap import Rewrapper
 from tightseal.service.ageing import Ageing
 from tightseal.service.bundlefile import BundleFile
+from tightseal.service.cover_parts import CoverParts
 from tightseal.service.current import CurrentProvider
 from tightseal.service.front import Front
 from tightseal.service.guarding import FlooredClock, WatchedGuard
 from tightseal.service.hardening import may_be_swapped
 from tightseal.service.health import REFRESH_SECONDS, Health, Note
 from tightseal.service.logs import error_fields
+from tightseal.service.membership import Membership
 from tightseal.service.metrics import Metrics
 from tightseal.service.sampling import Sampler
 from tightseal.service.settings import Settings
@@ -81,6 +84,8 @@ def make_health(
     current: CurrentProvider,
     keyring: KeyringKeeper | None,
     metrics: Metrics,
+    nodes: Membership | None = None,
+    cover: CoverParts | None = None,
 ) -> Health:
     """The parts of a worker's provider, and what is worth knowing about them."""
 
@@ -106,11 +111,17 @@ def make_health(
         probes["policy"] = policy
     if keyring is not None:
         probes["keyring"] = keyring.look
+    if cover is not None:
+        probes["witnesses"] = cover.require
     probes |= {"attested_key": attested, "collateral": collateral}
     return Health(
         probes,
         on_part=lambda name, ok: metrics.ready(name, ok=ok),
-        notes=lambda: _notes(keeper, store, keyring, clock),
+        notes=lambda: [
+            *_notes(keeper, store, keyring, clock),
+            *(nodes.notes() if nodes is not None else ()),
+            *(cover.notes() if cover is not None else ()),
+        ],
         on_notes=metrics.notes,
     )
 
@@ -250,6 +261,8 @@ class Background:
     sampler: Sampler
     tiles: TilePublisher | None = None
     mark: LogMark | None = None
+    nodes: Membership | None = None
+    cover: CoverParts | None = None
 
     def __call__(self, ended: threading.Event) -> None:
         """Work until the event is set."""
@@ -262,6 +275,8 @@ class Background:
                 _survive("keyring_not_taken", self.keys.look)
             if self.ageing is not None:
                 _survive("keyring_not_rotated", self.ageing.look)
+            if self.nodes is not None and self.front.health.draining:
+                self._say(NodeState.DRAINING)
             # By time, not by turns: a look may wait long for a database.
             if time.monotonic() >= due:
                 due = time.monotonic() + REFRESH_SECONDS
@@ -274,14 +289,40 @@ class Background:
     def round(self) -> None:
         """What is done every few seconds; nothing of it may end the thread."""
         _survive("guard_not_read", self.guard.look)
-        self.front.health.look()
+        if self.cover is not None:
+            _survive("witnesses_not_asked", self.cover.look)
+        _survive("health_not_looked_at", self.front.health.look)
         _survive("metrics_not_sampled", self.sampler.look)
         if self.mark is not None:
             _survive("log_head_not_kept", self.mark.look)
+        self._say(NodeState.SERVING, again=True)
         if self.tiles is not None:
             _survive("log_not_published", self.tiles.look)
         _survive("next_attested_key_failed", self._prepare_next)
         self.renew_certificate()
+
+    def finish(self) -> None:
+        """The last words of an orderly end: the log is published, marked, and over."""
+        if self.tiles is not None:
+            _survive("log_not_published", self.tiles.look)
+        if self.mark is not None:
+            _survive("log_head_not_kept", self.mark.look)
+        self._say(NodeState.LEFT)
+
+    def _say(self, state: NodeState, *, again: bool = False) -> None:
+        """Tell other nodes how far this one is, where they do not know yet."""
+        nodes = self.nodes
+        if nodes is not None and (again or nodes.state.rank < state.rank):
+            _survive("node_not_told", partial(nodes.look, state))
+
+    def take_policy(self) -> None:
+        """Take what the store has before the first request; no failure goes out.
+
+        A worker that was started again would else refuse who comes before the first
+        look.
+        """
+        watch = self.watch
+        _survive("policy_not_taken", lambda: watch.keeper.look(now=watch.clock()))
 
     def renew_certificate(self) -> None:
         """Look whether the certificate of the TLS key is due; no failure goes out."""

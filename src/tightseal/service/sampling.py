@@ -17,6 +17,7 @@ from tightseal.model.ports import Clock
 from tightseal.model.state import StateStore
 from tightseal.release.keyring import KeyringKeeper
 from tightseal.release.policy import PolicyKeeper
+from tightseal.service.membership import Membership
 from tightseal.service.metricinfo import SlotCondition
 from tightseal.service.metrics import Metrics
 from tightseal.service.tiles import TilePublisher
@@ -41,6 +42,7 @@ class Sampler:
         store: the state; ``None`` where there is none.
         keyring: ``None`` where the root is the platform's own.
         tiles: publishes the log; ``None`` where nobody does.
+        nodes: those over the same state; ``None`` where there is no state.
     """
 
     metrics: Metrics
@@ -52,6 +54,7 @@ class Sampler:
     store: StateStore | None
     keyring: KeyringKeeper | None
     tiles: TilePublisher | None
+    nodes: Membership | None = None
 
     def look(self) -> None:
         """One look; raises ``TightsealError`` or ``OSError`` where a part fails."""
@@ -63,6 +66,8 @@ class Sampler:
             self.metrics.keyring(keyring.header.counter, conditions)
         if self.store is not None:
             self.metrics.anchor(self.store.freshness().anchor)
+        if self.nodes is not None and (seen := self.nodes.last()) is not None:
+            self.metrics.nodes(seen.count(), seen.silent())
         self._look_at_journal()
 
     def _look_at_policy(self) -> None:

@@ -26,7 +26,7 @@ from tightseal.service.listen_settings import (
     HttpSettings,
     TlsSettings,
 )
-from tightseal.service.setting import Seconds, about
+from tightseal.service.setting import Seconds, about, require_no_password
 
 __all__ = [
     "CollateralSettings",
@@ -40,10 +40,14 @@ __all__ = [
     "SimulatedTee",
     "StateEngine",
     "StateSettings",
+    "WitnessSettings",
     "split_address",
 ]
 
 MAX_PORT: Final = 65535
+
+LOG_TILES_IN_STATE: Final = "postgresql:"
+"""In place of a folder of tiles: rows of the database that holds the state."""
 
 
 class PlatformKind(StrEnum):
@@ -206,6 +210,29 @@ class StateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             wanted = "needs url" if postgres else "takes no url"
             message = f"host.state.engine {self.engine.value} {wanted}"
             raise SettingsError(Code.SETTINGS_INVALID, message)
+        require_no_password(self.url, setting="host.state.url")
+
+
+class WitnessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where witnesses of the audit log are asked, and for how long answers wait.
+
+    Which witnesses count, and whether any answer waits, is a release setting.
+    """
+
+    urls: Annotated[
+        tuple[str, ...],
+        about("submission prefixes of witnesses (C2SP tlog-witness)", max_length=16),
+    ] = ()
+    request_seconds: Annotated[
+        float, about("whole time of one request to a witness, seconds", gt=0, le=60)
+    ] = 5.0
+    wait_seconds: Annotated[
+        float,
+        about("that an answer waits to be anchored or cosigned, seconds", gt=0, le=25),
+    ] = 5.0
+    max_waiting: Annotated[
+        int, about("answers that may wait so, per worker", ge=1, le=65_536)
+    ] = 256
 
 
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -244,6 +271,10 @@ class HostSettings(
     drain_seconds: Annotated[
         Seconds, about("for requests in flight when told to stop, seconds")
     ] = 30.0
+    drain_notice_seconds: Annotated[
+        float,
+        about("not ready but still answering when told to stop, seconds", ge=0, le=600),
+    ] = 5.0
     state_dir: Annotated[str, about("folder of the journal and other state")] = (
         "/var/lib/tightseal"
     )
@@ -254,8 +285,14 @@ class HostSettings(
         str, about("file of a signed bundle, offered at start and when it changes")
     ] = ""
     log_tiles: Annotated[
-        str, about("folder that gets the audit log as C2SP tiles; empty: none does")
+        str,
+        about(
+            "folder or postgresql://… that gets the audit log as C2SP tiles; "
+            "postgresql: for the database of host.state; empty: none does",
+            max_length=1024,
+        ),
     ] = ""
+    witnesses: WitnessSettings = WitnessSettings()
     collateral: CollateralSettings = CollateralSettings()
     log: LogSettings = LogSettings()
     tls: TlsSettings = TlsSettings()
@@ -273,6 +310,28 @@ class HostSettings(
         split_address(self.listen_framed, setting="host.listen_framed")
         if not self.state_dir:
             raise SettingsError(Code.SETTINGS_INVALID, "host.state_dir is empty")
+        self._check_log()
+
+    def _check_log(self) -> None:
+        if self.http.log and not self.log_tiles:
+            detail = "host.http.log serves tiles, and host.log_tiles is empty"
+            raise SettingsError(Code.SETTINGS_INVALID, detail)
+        shared = self.state.engine is StateEngine.POSTGRES
+        if self.log_tiles == LOG_TILES_IN_STATE and not shared:
+            detail = f"host.log_tiles {self.log_tiles} needs host.state.engine postgres"
+            raise SettingsError(Code.SETTINGS_INVALID, detail)
+        scheme, separator, _ = self.log_tiles.partition("://")
+        if separator and scheme not in {"postgresql", "postgres"}:
+            detail = f"host.log_tiles {scheme}://…: expected a folder or postgresql://…"
+            raise SettingsError(Code.SETTINGS_INVALID, detail)
+        if separator:
+            require_no_password(self.log_tiles, setting="host.log_tiles")
+
+    @property
+    def log_place(self) -> str:
+        """Where the log's tiles go: a folder or a database's address; or nothing."""
+        rows = self.log_tiles == LOG_TILES_IN_STATE
+        return self.state.url if rows else self.log_tiles
 
     @property
     def journal_path(self) -> Path:
