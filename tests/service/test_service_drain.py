@@ -127,6 +127,8 @@ def test_a_provider_that_is_told_to_stop_under_load_leaves_nobody_alone(
         }
     )
     td = scene.world.intel.platform("machine-a").launch_td(TdImage())
+    # The other worker may still begin when one is ready, and then it has no drain.
+    until(lambda: '"event":"serving"' in provider.log.read_text(), WAIT_SECONDS)
     loads = [Load(scene, provider, td) for _ in range(MANY)]
     threads = [threading.Thread(target=load.ask) for load in loads]
     for thread in threads:
