@@ -23,7 +23,7 @@ serve: $(VENV)/run ## leave a provider running to play with
 test: lint unit ## lint, types and every test (15 minutes at most)
 
 unit: $(VENV)/dev ## the tests alone
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/dev ## lint, types, architecture, generated files
 	$(BIN)/ruff check .

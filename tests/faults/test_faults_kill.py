@@ -29,18 +29,23 @@ def workers_of(supervisor: int) -> dict[int, str]:
     return found
 
 
+def times_serving(run: Drill) -> int:
+    """How often all workers were ready since the supervisor started."""
+    return run.provider.log.read_text().count('"event":"serving"')
+
+
 def kill_a_worker(run: Drill) -> None:
     """The supervisor starts another one by itself."""
+    # A worker that dies before all were ready once ends the start.
+    until(lambda: times_serving(run) > 0, "every worker")
     supervisor = run.provider.process.pid
-    before = workers_of(supervisor)
+    before, times = workers_of(supervisor), times_serving(run)
     victim = min(before)
     os.kill(victim, signal.SIGKILL)
-    until(
-        lambda: (
-            victim not in (now := workers_of(supervisor)) and len(now) == len(before)
-        ),
-        "another worker",
-    )
+    until(lambda: times_serving(run) > times, "another worker")
+    now = workers_of(supervisor)
+    assert victim not in now
+    assert len(now) == len(before) == WORKERS
     run.restarts += 1
 
 
@@ -85,7 +90,7 @@ def killed(
     machines: int = MACHINES,
 ) -> Counts:
     counts = Counts("a provider killed under load")
-    host = {"workers": WORKERS, "log": {"level": "warning"}}
+    host = {"workers": WORKERS, "log": {"level": "info"}}
     with drill(tmp_path, total=total, host=host, machines=machines) as run:
         with Watch(port_of(run.provider)) as watch:
             run.more(each)
