@@ -19,7 +19,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-MAX_STEPS = 200_000
+MAX_STEPS = 600_000
 """Most configurations looked at for one object."""
 
 

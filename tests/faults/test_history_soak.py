@@ -57,7 +57,7 @@ def test_many_faults_in_one_process(
     random = Random(f"cuts {seed}")
     through(lambda store: CutStore(store, random, every=20))
     recorded = run_on_postgres(
-        tmp_path, own_database, seed, rules=RULES, rounds=90, clients=4, each=4
+        tmp_path, own_database, seed, rules=RULES, rounds=120, clients=3, each=4
     )
     judged = RULES.judge(recorded, seed=seed)
     assert judged.operations > 700, show(recorded)
